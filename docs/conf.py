@@ -1,0 +1,155 @@
+"""The site: MyST pages that myst-nb executes, scripts that sphinx-gallery executes.
+
+Each file in ``_ext`` says in its first line what it is for. Nothing on the site is loaded
+from elsewhere, and building it twice gives the same bytes except for one table of times.
+"""
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from sphinx.errors import ConfigError
+from sphinx_gallery.sorting import ExplicitOrder
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+# -- The project ---------------------------------------------------------------------------
+
+project = "initguide"
+author = "The initguide authors"
+project_copyright = author
+version = release = installed_version("initguide")
+
+# The order in which a student reads them. A script that is not listed, or a name without a
+# script, fails the build.
+TUTORIALS = [
+    "compare_initializations_on_mnist.py",
+]
+if unmatched := set(TUTORIALS) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
+    raise ConfigError(f"TUTORIALS in conf.py and docs/gallery disagree on {sorted(unmatched)}")
+
+# -- Sphinx --------------------------------------------------------------------------------
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "numpydoc",
+    "myst_nb",
+    "sphinx_gallery.gen_gallery",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+    "sphinxext.opengraph",
+    # ours
+    "data_notice",
+    "execution_times",
+    "figures",
+    "freshness",
+    "mathml",
+    "public_api",
+    "short_links",
+    "tidy_pages",
+]
+# myst-nb would read the gallery's sources, and what is generated from them, as pages.
+exclude_patterns = ["_build", "gallery", "tutorials/*.ipynb", "tutorials/*.py*", "tutorials/*.json"]
+templates_path = ["_templates"]
+nitpicky = True
+numfig = True
+default_role = "py:obj"  # a name in single backticks is a link to its reference
+math_numfig = False
+math_eqref_format = "({number})"
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
+
+# Inventories of the few names we link to, written by _inv/make_inventories.py: no network.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", "_inv/python.inv"),
+    "torch": ("https://docs.pytorch.org/docs/stable/", "_inv/torch.inv"),
+    "numpy": ("https://numpy.org/doc/stable/", "_inv/numpy.inv"),
+    "pandas": ("https://pandas.pydata.org/docs/", "_inv/pandas.inv"),
+    "matplotlib": ("https://matplotlib.org/stable/", "_inv/matplotlib.inv"),
+}
+
+# -- The reference -------------------------------------------------------------------------
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings give the types, in words
+autodoc_member_order = "bysource"
+numpydoc_class_members_toctree = False
+numpydoc_show_class_members = False
+numpydoc_validation_checks = {"GL03", "GL05", "GL06", "GL07", "PR02", "SS01", "SS05"}
+numpydoc_validation_exclude = {r"\.[A-Z_]+$"}  # constants have a comment, no docstring
+public_api_package = "initguide"
+
+# -- Executed pages ------------------------------------------------------------------------
+
+os.environ["TQDM_DISABLE"] = "1"  # a page is no terminal
+os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # no dates in what is generated
+
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_timeout = 1800
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "warn"  # a warning on a page is a mistake in it
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"\.py$",  # every script is executed
+    "within_subsection_order": ExplicitOrder(TUTORIALS),
+    "backreferences_dir": "reference/backreferences",
+    "doc_module": ("initguide",),
+    "inspect_global_variables": True,
+    "image_scrapers": ("figures.scraper", "sympy_scraper.scraper"),
+    "reset_modules": ("figures.reset",),
+    "capture_repr": ("_repr_html_", "__repr__"),
+    "ignore_repr_types": r"matplotlib|sympy",
+    "remove_config_comments": True,
+    "first_notebook_cell": "%pip install initguide",
+    "show_memory": False,
+    "show_signature": False,
+    # Times are in the one table of the page "About", see _ext/execution_times.py.
+    "min_reported_time": float("inf"),
+    "write_computation_times": False,
+    "download_all_examples": False,  # zip files hold dates
+    "log_level": {"backreference_missing": "debug"},
+}
+
+# -- HTML ----------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "initguide"
+html_baseurl = os.environ.get("INITGUIDE_SITE_URL", "")
+html_static_path = ["_static"]
+html_css_files = ["initguide.css"]
+html_js_files = [("overflow.js", {"defer": "defer"})]
+html_favicon = "_static/mark.svg"
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sourcelink = False
+html_show_search_summary = False  # fetches pages, which fails where the site is opened as files
+html_permalinks_icon = "#"
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "logo": {"image_light": "_static/mark.svg", "image_dark": "_static/mark.svg", "text": "initguide"},
+    "navbar_align": "left",
+    "navbar_persistent": ["search-button-field"],
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc", "sg_download_links"],
+    "article_header_start": [],
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": [], "about": [], "references": []}
+copybutton_exclude = ".linenos, .gp, .go"
+ogp_site_url = html_baseurl
+ogp_social_cards = {"enable": False}  # drawn with a font from elsewhere

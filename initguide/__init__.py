@@ -1,0 +1,69 @@
+"""How should I initialize the weights of my PyTorch network, and did it work?
+
+Pick a scheme, initialize a model, train it under many seeds at once and compare:
+`initialize_`, `Ensemble`, `train`, `summarize`, `compare`. Figures are in
+`initguide.plotting`, which is not imported until you ask for it.
+"""
+
+from importlib.metadata import version
+
+from initguide import datasets
+from initguide.activations import ACTIVATIONS, Activation, get_activation
+from initguide.datasets import Dataset
+from initguide.ensemble import Ensemble
+from initguide.initializers import (
+    constant_,
+    fans,
+    glorot_normal_,
+    glorot_uniform_,
+    he_normal_,
+    he_uniform_,
+    kaiming_normal_,
+    kaiming_uniform_,
+    lecun_normal_,
+    lecun_uniform_,
+    variance_scaling_,
+    xavier_normal_,
+    xavier_uniform_,
+)
+from initguide.models import logistic_regression, mlp
+from initguide.schemes import SCHEMES, Initialization, Scheme, get_scheme, initialize_
+from initguide.statistics import compare, describe, summarize
+from initguide.training import History, evaluate, train
+
+__version__ = version("initguide")
+
+__all__ = [
+    "ACTIVATIONS",
+    "SCHEMES",
+    "Activation",
+    "Dataset",
+    "Ensemble",
+    "History",
+    "Initialization",
+    "Scheme",
+    "compare",
+    "constant_",
+    "datasets",
+    "describe",
+    "evaluate",
+    "fans",
+    "get_activation",
+    "get_scheme",
+    "glorot_normal_",
+    "glorot_uniform_",
+    "he_normal_",
+    "he_uniform_",
+    "initialize_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "logistic_regression",
+    "mlp",
+    "summarize",
+    "train",
+    "variance_scaling_",
+    "xavier_normal_",
+    "xavier_uniform_",
+]

@@ -1,0 +1,356 @@
+r"""How large should a weight be? Its variance is a scale divided by a fan.
+
+One primitive, `variance_scaling_`, draws weights with variance
+:math:`\text{scale} / \text{fan}`; LeCun, Glorot (Xavier) and He (Kaiming) are its
+one-line specializations. All work in place, return their tensor, and draw from
+``generator`` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Fans",
+    "constant_",
+    "fans",
+    "glorot_normal_",
+    "glorot_uniform_",
+    "he_normal_",
+    "he_uniform_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "normal_",
+    "torch_default_",
+    "torch_default_bias_",
+    "uniform_",
+    "variance_scaling_",
+    "weight_views",
+    "xavier_normal_",
+    "xavier_uniform_",
+]
+
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Distribution = Literal["normal", "uniform", "truncated_normal"]
+
+_T = TypeVar("_T")
+
+# Standard deviation of N(0, 1) cut to (-2, 2): sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
+_TRUNCATED_STD = 0.87962566103423978
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+
+
+class Fans(NamedTuple):
+    """How many inputs one output sums, and how many outputs one input feeds.
+
+    Attributes
+    ----------
+    fan_in, fan_out : int
+    """
+
+    fan_in: int
+    fan_out: int
+
+
+def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False) -> Fans:
+    r"""Count the connections of a layer in both directions.
+
+    A linear layer has :math:`\text{fan}_\text{in} = n_\text{in}` and
+    :math:`\text{fan}_\text{out} = n_\text{out}`. A convolution with :math:`g` groups and
+    :math:`k` kernel elements has :math:`k\, c_\text{in} / g` and
+    :math:`k\, c_\text{out} / g`.
+
+    Parameters
+    ----------
+    layer : Tensor or nn.Module
+        A weight of shape ``(out, in / groups, *kernel)``, or ``(in, out / groups,
+        *kernel)`` if ``transposed``; or a Linear, Conv or ConvTranspose layer, which knows
+        its own groups and direction.
+    groups : int
+        Groups of the convolution; read from the layer if one is given.
+    transposed : bool
+        Whether the weight is a transposed convolution's; read from the layer if one is given.
+
+    Returns
+    -------
+    Fans
+
+    Raises
+    ------
+    ValueError
+        If the weight has fewer than two dimensions or no element, or if ``groups`` does not
+        divide its first dimension.
+    TypeError
+        If the layer is of another kind.
+
+    Notes
+    -----
+    A tensor does not say how many groups it serves nor in which direction, so torch's own
+    count is ``groups`` times too large for the fan-out of a grouped convolution and swaps
+    both fans of a transposed one. Strides are not counted, by the convention of
+    [he2015]_ and of every framework: a transposed convolution of stride :math:`s` in
+    :math:`d` dimensions sums :math:`s^d` times fewer inputs than its fan-in says.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> fans(nn.Linear(784, 100))
+    Fans(fan_in=784, fan_out=100)
+    >>> fans(nn.Conv2d(32, 32, 3, groups=32))  # depthwise: one channel in, one out
+    Fans(fan_in=9, fan_out=9)
+    """
+    if isinstance(layer, nn.Module):
+        if isinstance(layer, _CONVOLUTIONS):
+            groups, transposed = layer.groups, isinstance(layer, _TRANSPOSED)
+        elif not isinstance(layer, nn.Linear):
+            raise TypeError(
+                f"cannot count the fans of a {type(layer).__name__}: expected Linear, Conv or "
+                "ConvTranspose. Pass the weight tensor itself, shaped (out, in, *kernel)."
+            )
+        layer = layer.weight
+    if layer.ndim < 2:
+        raise ValueError(
+            f"cannot count the fans of a weight of shape {tuple(layer.shape)}: expected at least "
+            "2 dimensions (out, in, *kernel). For a bias or a scale use constant_."
+        )
+    if layer.numel() == 0:
+        raise ValueError(
+            f"cannot count the fans of the empty weight of shape {tuple(layer.shape)}: expected "
+            "at least one input and one output. Build the layer with positive sizes first."
+        )
+    if groups < 1 or layer.shape[0] % groups:
+        raise ValueError(
+            f"groups={groups} does not divide the first dimension of a weight of shape "
+            f"{tuple(layer.shape)}. Pass the groups that the convolution was built with."
+        )
+    first, second = layer.shape[0] // groups, layer.shape[1]
+    kernel = math.prod(layer.shape[2:])
+    if transposed:
+        first, second = second, first
+    return Fans(fan_in=second * kernel, fan_out=first * kernel)
+
+
+def weight_views(layer: nn.Module) -> list[Tensor]:
+    """Return the weight as views of shape ``(out, in, *kernel)``, one a group.
+
+    Each group of a convolution is a layer of its own, and a transposed convolution stores
+    its weight the other way round. On these views the fans of any initializer written for
+    plain tensors are right, torch's own included.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A Linear, Conv or ConvTranspose layer.
+
+    Returns
+    -------
+    list of Tensor
+        Views that share memory with ``layer.weight``.
+    """
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    views = weight.detach().chunk(int(getattr(layer, "groups", 1)))
+    return [view.transpose(0, 1) if isinstance(layer, _TRANSPOSED) else view for view in views]
+
+
+def variance_scaling_(
+    w: Tensor,
+    scale: float = 1.0,
+    mode: Mode = "fan_in",
+    distribution: Distribution = "normal",
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Fill a weight with draws of mean 0 and variance ``scale / fan``.
+
+    Parameters
+    ----------
+    w : Tensor
+        Weight of shape ``(out, in, *kernel)``, changed in place.
+    scale : float
+        Variance times fan, positive.
+    mode : {"fan_in", "fan_out", "fan_avg"}
+        The fan that divides; ``fan_avg`` is the mean of both.
+    distribution : {"normal", "uniform", "truncated_normal"}
+        ``normal`` is :math:`N(0, \sigma^2)`, ``uniform`` is
+        :math:`U(-\sqrt 3 \sigma, \sqrt 3 \sigma)`; ``truncated_normal`` is cut at two standard
+        deviations of the normal it is cut from, which is widened so that the variance after
+        the cut is still :math:`\sigma^2`, as JAX and Keras do.
+    generator : torch.Generator, optional
+        Where the draws come from; torch's global one by default.
+
+    Returns
+    -------
+    Tensor
+        ``w``.
+
+    Raises
+    ------
+    ValueError
+        If ``scale`` is not a positive number, ``mode`` or ``distribution`` is unknown, or the
+        weight has fewer than two dimensions.
+    TypeError
+        If the weight does not hold floating-point numbers.
+
+    Notes
+    -----
+    :math:`\sigma^2 = \text{scale} / \text{fan}`; the source of each scale is named by the
+    specializations below.
+
+    Examples
+    --------
+    >>> import torch
+    >>> w = variance_scaling_(torch.empty(500, 400), 2.0, "fan_in", "uniform")
+    >>> abs(float(w.var()) * 400 - 2.0) < 0.05
+    True
+    """
+    fan_in, fan_out = fans(w)
+    if not w.is_floating_point():
+        raise TypeError(
+            f"cannot initialize a weight of dtype {w.dtype}: expected floating point. "
+            "Initialize before quantizing or casting the model."
+        )
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(
+            f"scale={scale!r} is not a positive number: it is the variance times the fan. "
+            "For constant weights use constant_."
+        )
+    fan = _choose("mode", mode, fan_in=fan_in, fan_out=fan_out, fan_avg=(fan_in + fan_out) / 2)
+    std = math.sqrt(scale / fan)
+    draw = _choose(
+        "distribution", distribution, normal=normal_, uniform=_centred_, truncated_normal=_cut_
+    )
+    return draw(w, std=std, generator=generator)
+
+
+def _choose(argument: str, value: str, **choices: _T) -> _T:
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} is unknown: expected one of {', '.join(choices)}.")
+    return choices[value]
+
+
+def _centred_(w: Tensor, *, std: float, generator: torch.Generator | None) -> Tensor:
+    bound = math.sqrt(3) * std  # Var U(-b, b) = b^2 / 3
+    return nn.init.uniform_(w, -bound, bound, generator=generator)
+
+
+def _cut_(w: Tensor, *, std: float, generator: torch.Generator | None) -> Tensor:
+    wide = std / _TRUNCATED_STD
+    # trunc_normal_ takes absolute bounds: its defaults of -2 and 2 would cut nothing here.
+    return nn.init.trunc_normal_(w, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
+
+
+def constant_(w: Tensor, value: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Fill a tensor of any shape with one value; ``generator`` is accepted and not used."""
+    return nn.init.constant_(w, value)
+
+
+def normal_(
+    w: Tensor, *, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill a tensor of any shape with draws from N(mean, std^2)."""
+    return nn.init.normal_(w, mean, std, generator=generator)
+
+
+def uniform_(
+    w: Tensor, *, low: float = 0.0, high: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill a tensor of any shape with draws from U[low, high)."""
+    return nn.init.uniform_(w, low, high, generator=generator)
+
+
+def lecun_normal_(
+    w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw from :math:`N(0, \text{gain}^2 / \text{fan}_\text{in})` [lecun1998]_."""
+    return variance_scaling_(w, gain**2, "fan_in", "normal", generator=generator)
+
+
+def lecun_uniform_(
+    w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw uniformly with variance :math:`\text{gain}^2 / \text{fan}_\text{in}` [lecun1998]_."""
+    return variance_scaling_(w, gain**2, "fan_in", "uniform", generator=generator)
+
+
+def glorot_normal_(
+    w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw from :math:`N(0, 2\,\text{gain}^2 / (\text{fan}_\text{in} + \text{fan}_\text{out}))`.
+
+    The variance of eq. (16) in [glorot2010]_ with a normal distribution.
+    """
+    return variance_scaling_(w, gain**2, "fan_avg", "normal", generator=generator)
+
+
+def glorot_uniform_(
+    w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw uniformly with the variance of `glorot_normal_`.
+
+    :math:`U(\pm\,\text{gain} \sqrt{6 / (\text{fan}_\text{in} + \text{fan}_\text{out})})`, the
+    normalized initialization, eq. (16) in [glorot2010]_.
+    """
+    return variance_scaling_(w, gain**2, "fan_avg", "uniform", generator=generator)
+
+
+def he_normal_(
+    w: Tensor,
+    a: float = 0.0,
+    mode: Mode = "fan_in",
+    *,
+    gain: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Draw from :math:`N(0, 2 / ((1 + a^2)\,\text{fan}))`.
+
+    Eq. (10) and (15) in [he2015]_, for (leaky) ReLU with slope :math:`a` below zero. A
+    ``gain`` replaces :math:`\sqrt{2 / (1 + a^2)}`.
+    """
+    return variance_scaling_(w, _he_scale(a, gain), mode, "normal", generator=generator)
+
+
+def he_uniform_(
+    w: Tensor,
+    a: float = 0.0,
+    mode: Mode = "fan_in",
+    *,
+    gain: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Draw uniformly with variance :math:`2 / ((1 + a^2)\,\text{fan})`, see `he_normal_`."""
+    return variance_scaling_(w, _he_scale(a, gain), mode, "uniform", generator=generator)
+
+
+def _he_scale(a: float, gain: float | None) -> float:
+    return 2.0 / (1.0 + a**2) if gain is None else gain**2
+
+
+def torch_default_(w: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    r"""Draw from :math:`U(\pm 1 / \sqrt{\text{fan}_\text{in}})`.
+
+    The variance is :math:`1 / (3\,\text{fan}_\text{in})`. What ``reset_parameters`` of torch's
+    Linear and Conv layers does by the name of ``kaiming_uniform_(a=sqrt(5))``. It equals the
+    general rule of [udacity_init]_, and eq. (1) of [glorot2010]_, the baseline that paper
+    improves on.
+    """
+    return he_uniform_(w, math.sqrt(5), generator=generator)
+
+
+def torch_default_bias_(
+    bias: Tensor, fans: Fans, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw from :math:`U(\pm 1 / \sqrt{\text{fan}_\text{in}})`, as torch does for biases."""
+    bound = 1 / math.sqrt(fans.fan_in)
+    return nn.init.uniform_(bias, -bound, bound, generator=generator)
+
+
+xavier_normal_, xavier_uniform_ = glorot_normal_, glorot_uniform_
+kaiming_normal_, kaiming_uniform_ = he_normal_, he_uniform_

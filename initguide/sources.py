@@ -1,0 +1,245 @@
+"""Where do data come from? From a named folder, the cache, a download or the sample.
+
+A `Provenance` says which. The first place that has the files wins; every file is compared with
+its known SHA-256, wherever it lies.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import html
+import http.client
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from initguide._idx import FILES, damage, fill_cache, reason
+
+__all__ = ["DatasetError", "Provenance", "SampleWarning", "Source"]
+
+SAMPLES = Path(__file__).parent / "data"
+
+Source = Literal["root", "environment", "cache", "download", "sample", "generated"]
+
+_SOURCE_WORDS: dict[Source, str] = {
+    "root": "complete, from a folder named by the caller",
+    "environment": "complete, from $INITGUIDE_DATA",
+    "cache": "complete, from the user cache",
+    "download": "complete, downloaded",
+    "sample": "bundled sample",
+    "generated": "generated",
+}
+
+
+class DatasetError(RuntimeError):
+    """Data that were asked for by place are missing, damaged or not what they should be."""
+
+
+class SampleWarning(UserWarning):
+    """The complete data cannot be had, so the bundled sample stands in for them."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where data come from, under which licence, and which files exactly were read.
+
+    Parameters
+    ----------
+    name : str
+        The data set, for example ``"mnist"``.
+    source : {"root", "environment", "cache", "download", "sample", "generated"}
+        The place the files were found in.
+    licence, homepage : str
+        The licence's short name and a public URL; empty for generated data.
+    sha256 : mapping of str to str
+        SHA-256 of each file that was read, of its decompressed content.
+    details : tuple of str
+        What to know beside the source: the size of a sample, the parameters of generated
+        data, and each step by which a data set was derived from another.
+    path : pathlib.Path, optional
+        The folder on this machine. It appears in no ``repr``.
+
+    Examples
+    --------
+    >>> from initguide import datasets
+    >>> datasets.threshold().provenance.source
+    'generated'
+    """
+
+    name: str
+    source: Source
+    licence: str = ""
+    homepage: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
+    details: tuple[str, ...] = ()
+    path: Path | None = field(default=None, compare=False)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether these are the bundled sample, not the complete data."""
+        return self.source == "sample"
+
+    @property
+    def fingerprint(self) -> str:
+        """One hex digest over what the data are, equal wherever the same files were found.
+
+        The source is left out on purpose: what was downloaded today comes from the cache
+        tomorrow, and nothing computed from it has become stale.
+        """
+        content = [self.name, sorted(self.sha256.items()), self.details]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def summary(self) -> str:
+        """The source and the details, one phrase for a notice on a page."""
+        words = _SOURCE_WORDS[self.source]
+        return f"{words}: {'; '.join(self.details)}" if self.details else words
+
+    def derive(self, step: str) -> Provenance:
+        """Return the provenance of data made from these by ``step``."""
+        return replace(self, details=(*self.details, step))
+
+    def __repr__(self) -> str:
+        parts = [f"{self.name}, {self.summary}", self.licence, self.fingerprint[:12]]
+        return f"Provenance({' | '.join(filter(None, parts))})"
+
+    def _repr_html_(self) -> str:
+        name, summary = html.escape(self.name), html.escape(self.summary)
+        if self.homepage:
+            name = f'<a href="{html.escape(self.homepage)}">{name}</a>'
+        licence = f" Licence: {html.escape(self.licence)}." if self.licence else ""
+        return f"<p><strong>{name}</strong>: {summary}.{licence}</p>"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What is known about an image set before any file is opened."""
+
+    folder: str  # torchvision's name of the class and of the folder
+    licence: str
+    homepage: str
+    classes: tuple[str, ...]
+    sha256: tuple[str, ...]  # of the complete files, in the order of FILES
+    sample_sha256: tuple[str, ...]  # of the sample's, decompressed
+    sample_size: str
+
+
+IMAGE_SETS = {
+    "mnist": ImageSet(
+        folder="MNIST",
+        licence="CC BY-SA 3.0",
+        homepage="https://yann.lecun.com/exdb/mnist/",
+        classes=tuple("0123456789"),
+        sha256=(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+        sample_sha256=(
+            "74422b12132c7d8b0957cdb994d971a505f77a57ddac808ef1ea84f4bb9e7a2e",
+            "5dbd7686910cb66a8a6303f16940c2fae43896243c187897cd3976aab00f4817",
+            "39a5f23fe7320d50d2b650bd96c756db7999a84cb13541d939296ed59f1e0663",
+            "66e4c6deb5f2a061f7d8cd5ec53025fdb9dabb08265e449acb8cf64b8cd36cac",
+        ),
+        sample_size="4,000 + 1,000 of the 70,000 images",
+    ),
+    "fashion_mnist": ImageSet(
+        folder="FashionMNIST",
+        licence="MIT",
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        sha256=(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+        sample_sha256=(
+            "6d9108cd96daa180eec7fb5cf567b914fa03251b99835f286cfcaa5f2f29cab0",
+            "e18e6fe44bbeb980f85a745210a0a269a8bb7b98201e0f223576115fd7d5dc6c",
+            "c3db0aba26bbee2c4e140eeb7cc0c0aa8c78ca8883cb55c705307f1e83f145c9",
+            "66e4c6deb5f2a061f7d8cd5ec53025fdb9dabb08265e449acb8cf64b8cd36cac",
+        ),
+        sample_size="5,000 + 1,000 of the 70,000 images",
+    ),
+}
+
+
+def locate(
+    name: str, *, root: str | Path | None, download: bool, fetch: Callable[[str, Path], object]
+) -> Provenance:
+    """Find the files of an image set; ``fetch(kind, target)`` downloads them if need be."""
+    if name not in IMAGE_SETS:
+        raise ValueError(f"name is {name!r}; expected one of {sorted(IMAGE_SETS)}. Choose one.")
+    known = IMAGE_SETS[name]
+    named: tuple[tuple[Source, str | Path | None, str], ...] = (
+        ("root", root, "root"),
+        ("environment", os.environ.get("INITGUIDE_DATA"), "$INITGUIDE_DATA"),
+    )
+    for source, place, words in named:
+        if place:
+            folder = Path(place).expanduser() / known.folder / "raw"
+            if problem := damage(folder, known.sha256):
+                # Someone said where the data are: anything else would be a silent substitute.
+                raise DatasetError(
+                    f"{known.folder} in {words} is not usable: {problem}. Expected the four idx "
+                    f"files in {folder}. Put them there (torchvision.datasets.{known.folder}"
+                    f"({str(place)!r}, download=True) does, into an empty folder), or leave "
+                    f"{words} unset to use the cache, a download or the bundled sample."
+                )
+            return _provenance(name, source, folder)
+
+    cache = Path(os.environ.get("INITGUIDE_CACHE") or platformdirs.user_cache_path("initguide"))
+    folder = cache.expanduser() / known.folder / "raw"
+    problem = damage(folder, known.sha256)
+    if problem is None:
+        return _provenance(name, "cache", folder)
+    failures = [f"the cache is damaged ({problem})"] if os.path.exists(folder) else []
+    if download and os.environ.get("INITGUIDE_OFFLINE", "0") in ("", "0"):
+        try:
+            fresh = fill_cache(fetch, known.folder, cache.expanduser(), known.sha256)
+        except (OSError, RuntimeError, ImportError, EOFError, http.client.HTTPException) as error:
+            failures.append(f"the download failed ({reason(error)})")
+        else:
+            return _provenance(name, "download" if fresh else "cache", folder)
+    if failures:  # without one, the caller asked for no download and knows
+        _warn_once(
+            f"{known.folder}: {' and '.join(failures)}. Using the bundled sample, "
+            f"{known.sample_size}. To have them all, allow the download once, or set "
+            f"INITGUIDE_DATA to a folder with {known.folder}/raw/{FILES[0]} and so on. "
+            "INITGUIDE_CACHE moves the cache."
+        )
+    if problem := damage(SAMPLES / name, known.sample_sha256, ".gz"):
+        raise DatasetError(
+            f"The bundled sample of {known.folder} is not usable: {problem}. Reinstall initguide."
+        )
+    return _provenance(name, "sample", SAMPLES / name)
+
+
+def _provenance(name: str, source: Source, folder: Path) -> Provenance:
+    known, sample = IMAGE_SETS[name], source == "sample"
+    return Provenance(
+        name=name,
+        source=source,
+        licence=known.licence,
+        homepage=known.homepage,
+        sha256=dict(zip(FILES, known.sample_sha256 if sample else known.sha256, strict=True)),
+        details=(known.sample_size,) if sample else (),
+        path=folder,
+    )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, SampleWarning, stacklevel=4)  # the caller of mnist()

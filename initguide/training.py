@@ -1,0 +1,437 @@
+"""What does each run reach? `train` steps all runs of an ensemble together."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from initguide.datasets import Dataset
+from initguide.ensemble import Ensemble, run_generator
+from initguide.stacked import Loss, Metrics, Stacked, tolerant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["History", "accuracy", "evaluate", "train"]
+
+Order = Literal["per_seed", "shared", "sequential"]
+
+_STACK_BYTES = 16 * 2**20  # weights of a stack on a CPU: with gradients they stay in its cache
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What `train` measured, and the ensemble it ended with.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        The trained models.
+    batch_loss : Tensor of shape (steps, runs)
+        Loss of each mini-batch before the step it caused.
+    steps : tuple of int
+        When the test set was evaluated; 0 is before training.
+    values : dict of Tensor of shape (evaluations, runs)
+        By ``(split, metric)``.
+    protocol : str
+        How the runs were trained, in words.
+    """
+
+    ensemble: Ensemble
+    batch_loss: Tensor
+    steps: tuple[int, ...]
+    values: Mapping[tuple[str, str], Tensor]
+    protocol: str = field(default="")
+
+    def __repr__(self) -> str:
+        return f"History of {len(self.ensemble)} runs: {self.protocol}"
+
+    def frame(self, *, batches: bool = False) -> pd.DataFrame:
+        """Return the runs table.
+
+        Parameters
+        ----------
+        batches : bool
+            Return the loss of every mini-batch instead of the evaluations.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``scheme, seed, step, split, metric, value``, a row a number. Mini-batch
+            losses have split ``batch`` and steps counted from 1; what ``observe`` returned has
+            split ``model``.
+        """
+        import pandas as pd
+
+        steps: range | tuple[int, ...] = self.steps
+        values = self.values
+        if batches:
+            steps, values = range(1, len(self.batch_loss) + 1), {("batch", "loss"): self.batch_loss}
+        runs = list(zip(self.ensemble.schemes, self.ensemble.seeds, strict=True))
+        index = pd.DataFrame(
+            [(*run, step) for step in steps for run in runs], columns=["scheme", "seed", "step"]
+        )
+        return pd.concat(
+            [
+                index.assign(split=split, metric=metric, value=value.flatten().double().numpy())
+                for (split, metric), value in values.items()
+            ],
+            ignore_index=True,
+        )
+
+
+def accuracy(outputs: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Return the fraction of examples whose predicted class is right.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        ``(batch, classes)`` scores for whole-number targets, of which the largest counts; or
+        the same shape as floating-point 0/1 targets, compared with ``threshold``.
+    targets : Tensor
+        ``(batch,)`` class numbers, or 0/1 targets shaped as ``outputs``.
+    threshold : float
+        0.5 for probabilities, 0 for logits.
+
+    Returns
+    -------
+    Tensor
+        A scalar from 0 to 1.
+    """
+    if targets.is_floating_point():
+        return ((outputs > threshold) == (targets > 0.5)).float().mean()
+    return (outputs.argmax(-1) == targets).float().mean()
+
+
+def train(
+    ensemble: Ensemble,
+    data: Dataset,
+    *,
+    epochs: int,
+    lr: float,
+    optimizer: Callable[..., Optimizer] = torch.optim.SGD,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    loss: Loss = F.cross_entropy,
+    metrics: Metrics | None = None,
+    batch_size: int = 100,
+    batch_order: Order = "per_seed",
+    evaluate_every: int | None = None,
+    observe: Callable[[Ensemble], Mapping[str, Tensor]] | None = None,
+    device: str | torch.device = "auto",
+    stack_size: int | None = None,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+) -> History:
+    """Train every run of an ensemble; the ensemble itself is left as it was.
+
+    Runs are independent: each has its own weights, optimizer state, dropout masks and loss, and
+    what it reaches does not depend on which other runs are trained beside it. A run whose loss
+    overflows records the non-finite values and the others go on.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        The runs. Parameters of its template with ``requires_grad=False`` stay fixed.
+    data : Dataset
+        Trained on its training set, evaluated on its test set.
+    epochs : int
+        Passes over the training set; its last batch may be smaller.
+    lr : float
+        Learning rate.
+    optimizer : callable
+        Called as ``optimizer(parameters, lr=lr)``: ``torch.optim.Adam``, or
+        ``functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)``. It must treat each
+        number of a parameter apart from the others, as SGD, Adam and their kin do.
+    scheduler : callable, optional
+        Called as ``scheduler(optimizer)`` and stepped after each epoch:
+        ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.96)``.
+    loss : callable
+        ``loss(outputs, targets)`` of one run's batch, averaged over the batch:
+        ``torch.nn.functional.cross_entropy``, ``binary_cross_entropy``, ``mse_loss`` ...
+    metrics : mapping of callables, optional
+        By name, with the signature of ``loss``; `accuracy` by default.
+    batch_size : int
+        Examples a step.
+    batch_order : {"per_seed", "shared", "sequential"}
+        Shuffled by each run's seed, so that the schemes of a seed see the same batches;
+        shuffled alike for all runs; or as the data stand.
+    evaluate_every : int, optional
+        Steps between evaluations on the test set, which is also evaluated before the first step
+        and after the last; only then by default.
+    observe : callable, optional
+        Called with the ensemble at each evaluation; returns further numbers to record, by name
+        tensors of shape ``(runs,)``.
+    device : str or torch.device
+        ``auto`` is the accelerator if there is one.
+    stack_size : int, optional
+        Runs stepped together; by default what fits a processor's cache, or all on an
+        accelerator.
+    executor : concurrent.futures.Executor, optional
+        Trains the stacks: a process pool's, Dask's or MPI's. What is passed to it must pickle.
+    progress : bool, optional
+        Whether to show a progress bar; by default in a terminal only.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, a target has no output, or the optimizer mixes runs.
+    RuntimeError
+        If the model draws random numbers other than by dropout layers.
+    """
+    counts = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "evaluate_every": evaluate_every,
+        "stack_size": stack_size,
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count!r}: expected a whole number from 1 up.")
+    if not (math.isfinite(lr) and lr >= 0):
+        raise ValueError(f"lr={lr!r}: expected a finite learning rate from 0 up.")
+    if batch_order not in ("per_seed", "shared", "sequential"):
+        raise ValueError(
+            f"batch_order={batch_order!r} is unknown: expected 'per_seed', 'shared' or "
+            "'sequential'."
+        )
+    device = _device(device)
+    _check_targets(ensemble, data)
+    if stack_size is None:
+        each = sum(4 * p[0].numel() for p in ensemble.parameters.values())
+        stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // each)
+    starts = range(0, len(ensemble), stack_size)
+    stacks = [ensemble.select(slice(start, start + stack_size)) for start in starts]
+    job = partial(
+        _train_stack,
+        data=data,
+        epochs=epochs,
+        make_optimizer=_fused(optimizer, lr),
+        scheduler=scheduler,
+        loss=tolerant(loss),
+        metrics=_metrics(metrics, loss),
+        batch_size=batch_size,
+        batch_order=batch_order,
+        evaluate_every=evaluate_every,
+        observe=observe,
+        device=device,
+    )
+    histories = list(_run(job, stacks, executor, progress, epochs * _steps(data, batch_size)))
+    first = histories[0]
+    return History(
+        ensemble=Ensemble.concatenate([h.ensemble for h in histories]),
+        batch_loss=torch.cat([h.batch_loss for h in histories], 1),
+        steps=first.steps,
+        values={key: torch.cat([h.values[key] for h in histories], 1) for key in first.values},
+        protocol=f"{epochs} epochs of {_steps(data, batch_size)} steps, batches of {batch_size} "
+        f"({batch_order} order), learning rate {lr:g}, {data.name}",
+    )
+
+
+def evaluate(
+    ensemble: Ensemble,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    loss: Loss = F.cross_entropy,
+    metrics: Metrics | None = None,
+    dropout: bool = False,
+    device: str | torch.device = "auto",
+) -> pd.DataFrame:
+    """Evaluate every run on the same examples.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        The runs; left as they were.
+    inputs, targets : Tensor
+        Examples, the first dimension counts them.
+    loss, metrics : callable and mapping of callables
+        As in `train`.
+    dropout : bool
+        Keep dropout on, as a program does that forgets ``model.eval()``. Normalization layers
+        still use their running statistics.
+    device : str or torch.device
+        ``auto`` is the accelerator if there is one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``scheme, seed, metric, value``.
+    """
+    import pandas as pd
+
+    device = _device(device)
+    model = Stacked(ensemble, tolerant(loss), device)
+    names = _metrics(metrics, loss)
+    values = model.evaluate(inputs.to(device), targets.to(device), names, dropout=dropout)
+    runs = {"scheme": ensemble.schemes, "seed": ensemble.seeds}
+    return pd.concat(
+        [pd.DataFrame({**runs, "metric": name, "value": v.numpy()}) for name, v in values.items()],
+        ignore_index=True,
+    )
+
+
+def _train_stack(
+    ensemble: Ensemble,
+    tick: Callable[[], object] = lambda: None,
+    *,
+    data: Dataset,
+    epochs: int,
+    make_optimizer: Callable[..., Optimizer],
+    scheduler: Callable[[Optimizer], LRScheduler] | None,
+    loss: Loss,
+    metrics: Metrics,
+    batch_size: int,
+    batch_order: Order,
+    evaluate_every: int | None,
+    observe: Callable[[Ensemble], Mapping[str, Tensor]] | None,
+    device: torch.device,
+) -> History:
+    stacked = Stacked(ensemble, loss, device)
+    optimizer = make_optimizer([p for p in stacked.parameters.values() if p.requires_grad])
+    schedule = scheduler(optimizer) if scheduler is not None else None
+    x, y = data.train_inputs.to(device), data.train_targets.to(device)
+    x_test, y_test = data.test_inputs.to(device), data.test_targets.to(device)
+    dropout = [run_generator(seed, "dropout") for seed in stacked.position]
+    last = epochs * _steps(data, batch_size)
+    evaluated: list[int] = []
+    values: dict[tuple[str, str], list[Tensor]] = {}
+    losses = []
+
+    def current() -> Ensemble:
+        # Copies, on the CPU too: what an observer keeps must not go on training.
+        state = {n: p.detach().to("cpu", copy=True) for n, p in stacked.parameters.items()}
+        buffers = {n: b.to("cpu", copy=True) for n, b in stacked.buffers.items()}
+        return Ensemble(ensemble.template, state, buffers, ensemble.schemes, ensemble.seeds)
+
+    def measure(step: int) -> None:
+        evaluated.append(step)
+        for name, value in stacked.evaluate(x_test, y_test, metrics).items():
+            values.setdefault(("test", name), []).append(value)
+        for name, value in (observe(current()) if observe is not None else {}).items():
+            values.setdefault(("model", name), []).append(value.detach().cpu().double().clone())
+
+    measure(0)
+    epoch_starts = range(0, last, _steps(data, batch_size))
+    for step, index in enumerate(_batches(len(x), epochs, batch_size, batch_order, stacked), 1):
+        if schedule is not None and step > 1 and step - 1 in epoch_starts:
+            schedule.step()
+        masks = stacked.masks(x, index.shape[-1], dropout) if stacked.dropouts else {}
+        stacked.skeleton.train()
+        _, batch_loss = stacked(x[index], y[index], masks, per_run=index.ndim == 2)
+        optimizer.zero_grad()
+        # Runs share no parameter: each gets its own gradient.
+        torch.autograd.backward(batch_loss.sum())
+        optimizer.step()
+        losses.append(batch_loss.detach())
+        if step == last or (evaluate_every is not None and step % evaluate_every == 0):
+            measure(step)
+        tick()
+    return History(
+        current(),
+        torch.stack(losses).cpu(),
+        tuple(evaluated),
+        {key: torch.stack(rows) for key, rows in values.items()},
+    )
+
+
+def _batches(
+    rows: int, epochs: int, batch_size: int, order: Order, stacked: Stacked
+) -> Iterator[Tensor]:
+    """Yield row numbers: ``(batch,)`` where all runs share them, else ``(runs, batch)``."""
+    device = stacked.seed_of_run.device
+    seeds = stacked.position if order == "per_seed" else [0]
+    generators = [run_generator(seed, "batches") for seed in seeds]
+    for _ in range(epochs):
+        if order == "sequential":
+            orders = torch.arange(rows, device=device)[None]
+        else:
+            orders = torch.stack([torch.randperm(rows, generator=g) for g in generators]).to(device)
+        for batch in torch.split(orders, batch_size, dim=1):
+            yield batch[stacked.seed_of_run] if order == "per_seed" else batch[0]
+
+
+def _run(
+    job: Callable[..., History],
+    stacks: list[Ensemble],
+    executor: Executor | None,
+    progress: bool | None,
+    steps: int,
+) -> Iterator[History]:
+    from tqdm.auto import tqdm
+
+    disable = None if progress is None else not progress  # None: shown in a terminal only
+    with tqdm(total=steps * len(stacks), desc="train", unit="step", disable=disable) as bar:
+        if executor is None:
+            for stack in stacks:
+                yield job(stack, bar.update)
+        else:
+            for history in executor.map(job, stacks):
+                bar.update(steps)
+                yield history
+
+
+def _steps(data: Dataset, batch_size: int) -> int:
+    return math.ceil(len(data.train_inputs) / batch_size)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _fused(optimizer: Callable[..., Optimizer], lr: float) -> Callable[..., Optimizer]:
+    kind = optimizer.func if isinstance(optimizer, partial) else optimizer
+    if kind in (torch.optim.LBFGS, torch.optim.Adafactor, getattr(torch.optim, "Muon", None)):
+        raise ValueError(
+            f"optimizer {kind.__name__} mixes the numbers of a tensor, and here a tensor holds "
+            "many runs: expected an elementwise one such as SGD, Adam, AdamW or RMSprop."
+        )
+    option = inspect.signature(optimizer).parameters.get("fused")
+    # One pass over the memory instead of one an operation: the step is bound by its traffic.
+    fused = {"fused": True} if option is not None and option.default is None else {}
+    return partial(optimizer, lr=lr, **fused)
+
+
+def _metrics(metrics: Metrics | None, loss: Loss) -> Metrics:
+    if metrics is not None:
+        return {name: tolerant(metric) for name, metric in metrics.items()}
+    logits = loss is F.binary_cross_entropy_with_logits or isinstance(loss, nn.BCEWithLogitsLoss)
+    return {"accuracy": partial(accuracy, threshold=0.0) if logits else accuracy}
+
+
+def _check_targets(ensemble: Ensemble, data: Dataset) -> None:
+    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).eval()
+    with torch.no_grad():
+        outputs = model(data.train_inputs[:2])
+    for split, targets in (("train", data.train_targets), ("test", data.test_targets)):
+        if not targets.is_floating_point():
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= outputs.shape[-1]:
+                raise ValueError(
+                    f"{split} labels run from {low} to {high}, but the model has "
+                    f"{outputs.shape[-1]} outputs: expected labels from 0 to "
+                    f"{outputs.shape[-1] - 1}. Widen the output layer or relabel the data."
+                )
+        elif targets.shape[1:] != outputs.shape[1:]:
+            raise ValueError(
+                f"{split} targets have shape {tuple(targets.shape)}, but the model's outputs "
+                f"{('n', *outputs.shape[1:])}: expected the same. Reshape the targets."
+            )

@@ -1,0 +1,5 @@
+"""What every test shares."""
+
+import matplotlib
+
+matplotlib.use("agg")  # no test opens a window
