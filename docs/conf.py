@@ -78,9 +78,22 @@ intersphinx_mapping = {
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings give the types, in words
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"  # but these, where a type is given in words
+numpydoc_xref_aliases = {
+    words: f":obj:`{words} <{prefix}{words}>`"
+    for prefix, names in {
+        "": "bool concurrent.futures.Executor matplotlib.axes.Axes pandas.DataFrame "
+        "torch.Generator torch.Tensor torch.device torch.nn.Module",
+        "torch.": "nn.Module nn.Sequential",
+        "initguide.": "Activation Dataset Ensemble History Initialization Scheme",
+    }.items()
+    for words in names.split()
+}
 numpydoc_validation_checks = {"GL03", "GL05", "GL06", "GL07", "PR02", "SS01", "SS05"}
 numpydoc_validation_exclude = {r"\.[A-Z_]+$"}  # constants have a comment, no docstring
 public_api_package = "initguide"
@@ -112,6 +125,8 @@ sphinx_gallery_conf = {
     "ignore_repr_types": r"matplotlib|sympy",
     "remove_config_comments": True,
     "first_notebook_cell": "%pip install initguide",
+    "default_thumb_file": str(HERE / "_static" / "mark.svg"),
+    "css": (),  # ours: _static/initguide.css
     "show_memory": False,
     "show_signature": False,
     # Times are in the one table of the page "About", see _ext/execution_times.py.
@@ -137,7 +152,7 @@ html_show_search_summary = False  # fetches pages, which fails where the site is
 html_permalinks_icon = "#"
 html_context = {"default_mode": "auto"}
 html_theme_options = {
-    "logo": {"image_light": "_static/mark.svg", "image_dark": "_static/mark.svg", "text": "initguide"},
+    "logo": {"text": project} | dict.fromkeys(["image_light", "image_dark"], "_static/mark.svg"),
     "navbar_align": "left",
     "navbar_persistent": ["search-button-field"],
     "navigation_with_keys": False,

@@ -71,14 +71,11 @@ class Dataset:
                     f"{split}_inputs has {len(inputs)} and {split}_targets {len(targets)} "
                     "examples; expected the same number, at least 1. Pass both for each example."
                 )
-            if not inputs.is_floating_point() or not _finite(inputs):
+            if not inputs.is_floating_point() or not _finite(inputs) or not _finite(targets):
                 raise ValueError(
-                    f"{split}_inputs ({inputs.dtype}) holds integers, NaN or infinity; expected "
-                    "finite floating-point numbers. Convert them with .float(), or clean them."
-                )
-            if not _finite(targets):
-                raise ValueError(
-                    f"{split}_targets holds NaN or infinity; expected finite numbers. Clean them."
+                    f"{split}_inputs ({inputs.dtype}) or {split}_targets holds NaN or infinity, or "
+                    "the inputs are integers; expected finite numbers, floating-point inputs. "
+                    "Clean them, or convert the inputs with .float()."
                 )
             low, high = targets.min().item(), targets.max().item()
             if not targets.is_floating_point() and not 0 <= low <= high < len(self.classes):
@@ -91,8 +88,8 @@ class Dataset:
             found, expected = ((x.dtype, tuple(x.shape[1:])) for x in (test, train))
             if found != expected:
                 raise ValueError(
-                    f"Each of test_{part} has type and shape {found}; expected {expected}, those "
-                    f"of train_{part}. Convert or reshape one of them."
+                    f"Each of test_{part} is {found}; expected {expected}, like train_{part}. "
+                    "Convert or reshape one of them."
                 )
 
     @property
@@ -103,8 +100,8 @@ class Dataset:
     def holdout(self, count_or_fraction: int | float, *, seed: int) -> Dataset:
         """Make a validation split: part of the training set becomes the test set.
 
-        The original test set is left out of the result, so that it stays unseen. The
-        provenance records the step.
+        The original test set is left out of the result, so that it stays unseen. Both parts
+        keep the order of the training set; the provenance records the step.
 
         Parameters
         ----------
@@ -112,11 +109,6 @@ class Dataset:
             How many training examples to hold out, or which fraction, between 0 and 1.
         seed : int
             Seed of the random choice. The global generator is not used.
-
-        Returns
-        -------
-        Dataset
-            Both parts keep the order of the training set.
 
         Raises
         ------
@@ -218,10 +210,9 @@ def _finite(values: Tensor) -> bool:
 def threshold() -> Dataset:
     """Return 40 points on a line, labelled by whether they exceed 0.2.
 
-    The training inputs are -2.0, -1.9, ..., 1.9, each the float nearest to a whole number of
-    tenths, so that 0.2 itself is not above 0.2. The label 0 is right for 23 of them: always
-    answering 0 gives an accuracy of 0.575. The 1,000 test inputs lie evenly over (-2, 2), off
-    the training grid and off the threshold.
+    The training inputs are -2.0, -1.9, ..., 1.9, labelled as exact tenths, so 0.2 is not above
+    0.2. Always answering 0 is right for 23 of them: an accuracy of 0.575. The 1,000 test
+    inputs lie evenly over (-2, 2), off the training grid and off the threshold.
 
     Returns
     -------
@@ -251,8 +242,8 @@ def threshold() -> Dataset:
 def plane(n: int = 100, *, n_test: int = 10_000, seed: int = 0) -> Dataset:
     """Return points of the unit square, labelled by whether their coordinates exceed 1 in sum.
 
-    Training and test points come from two separate streams of random numbers, so the test
-    points are fresh, whatever ``n``; more points continue the same sequence.
+    Training and test points come from two streams, so the test points are fresh, whatever
+    ``n``. More points continue the same sequence.
 
     Parameters
     ----------
@@ -264,8 +255,7 @@ def plane(n: int = 100, *, n_test: int = 10_000, seed: int = 0) -> Dataset:
     Returns
     -------
     Dataset
-        Inputs of shape ``(n, 2)``, uniform on [0, 1)²; targets of shape ``(n, 1)``, 0 or 1.
-        All float32.
+        Inputs ``(n, 2)``, uniform on [0, 1)²; targets ``(n, 1)``, 0 or 1; all float32.
 
     Raises
     ------
@@ -289,7 +279,7 @@ def plane(n: int = 100, *, n_test: int = 10_000, seed: int = 0) -> Dataset:
     return Dataset(
         name="plane",
         train_inputs=train,
-        # In float64 the sum of two float32 numbers is on the right side of 1.
+        # The sum of two such float32 numbers is exact in float64.
         train_targets=(train.double().sum(1, keepdim=True) > 1).float(),
         test_inputs=test,
         test_targets=(test.double().sum(1, keepdim=True) > 1).float(),
@@ -350,16 +340,8 @@ def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> D
     Places, parameters, result, errors and warnings are those of `mnist`; the folder is
     ``FashionMNIST/raw``, and the bundled sample has 5,000 + 1,000 of the images.
 
-    Notes
-    -----
     Copyright 2017 Zalando SE, licence MIT; see Xiao, Rasul and Vollgraf, "Fashion-MNIST: a
     novel image dataset for benchmarking machine learning algorithms", 2017.
-
-    Examples
-    --------
-    >>> from initguide import datasets
-    >>> "Ankle boot" in datasets.fashion_mnist(download=False).classes
-    True
     """
     return _images(locate("fashion_mnist", root=root, download=download, fetch=_torchvision))
 
@@ -367,7 +349,7 @@ def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> D
 def provenance(name: str, *, root: str | Path | None = None, download: bool = True) -> Provenance:
     """Say where `mnist` or `fashion_mnist` takes its images from, without loading them.
 
-    It finds, downloads and checks the files as they do.
+    It finds, downloads and checks the files as they do, with their errors and warnings.
 
     Parameters
     ----------
@@ -380,8 +362,6 @@ def provenance(name: str, *, root: str | Path | None = None, download: bool = Tr
     ------
     ValueError
         If there is no image set of that name.
-    DatasetError
-        As in `mnist`.
 
     Examples
     --------
@@ -396,9 +376,7 @@ def provenance(name: str, *, root: str | Path | None = None, download: bool = Tr
 def _images(origin: Provenance) -> Dataset:
     suffix = ".gz" if origin.is_sample else ""
     assert origin.path is not None  # files lie somewhere
-    train, train_labels, test, test_labels = (
-        read_idx(origin.path / (name + suffix)) for name in FILES
-    )
+    train, train_labels, test, test_labels = [read_idx(origin.path / (f + suffix)) for f in FILES]
     return Dataset(
         name=origin.name,
         train_inputs=train.unsqueeze(1).float().div_(255),

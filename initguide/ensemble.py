@@ -30,16 +30,20 @@ def run_generator(seed: int, stream: str) -> torch.Generator:
         The run's seed, not negative.
     stream : {"weights", "batches", "dropout", "evaluation", "architecture"}
         What is drawn. Streams of one seed are independent of each other, so that drawing more
-        of one changes nothing in another.
+        of one changes nothing in another. ``weights`` is seeded with the seed itself: `initialize_`
+        with ``torch.Generator().manual_seed(seed)`` gives the weights of that run.
 
     Returns
     -------
     torch.Generator
         On the CPU, whatever device the run trains on.
     """
+    generator = torch.Generator().manual_seed(seed)
+    if stream == "weights":
+        return generator
     key = (seed, _STREAMS.index(stream))
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return generator.manual_seed(int(state[0] >> np.uint64(1)))
 
 
 @dataclass(frozen=True, eq=False)

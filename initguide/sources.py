@@ -185,10 +185,10 @@ def locate(
     known = IMAGE_SETS[name]
     named: tuple[tuple[Source, str | Path | None, str], ...] = (
         ("root", root, "root"),
-        ("environment", os.environ.get("INITGUIDE_DATA"), "$INITGUIDE_DATA"),
+        ("environment", os.environ.get("INITGUIDE_DATA") or None, "$INITGUIDE_DATA"),
     )
     for source, place, words in named:
-        if place:
+        if place is not None:
             folder = Path(place).expanduser() / known.folder / "raw"
             if problem := damage(folder, known.sha256):
                 # Someone said where the data are: anything else would be a silent substitute.

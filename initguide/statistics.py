@@ -12,6 +12,8 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from initguide.schemes import SCHEMES
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def compare(
     by : str or sequence of str
         Columns that tell conditions apart.
     baseline : str, optional
-        Compare the others with this condition only; all pairs by default.
+        Compare the others with this condition only, it being *b*; all pairs by default.
     level : float
         Simultaneous confidence over all pairs of the table.
 
@@ -284,11 +286,13 @@ def _check(runs: pd.DataFrame, by: str | Sequence[str], level: float) -> list[st
 
 def _mean(values: pd.Series) -> float:
     # pandas skips NaN: the mean of the seeds that survived would pass for the mean of all.
-    return float(values.mean(skipna=False))
+    with np.errstate(invalid="ignore"):
+        return float(values.mean(skipna=False))
 
 
 def _std(values: pd.Series) -> float:
-    return float(values.std(skipna=False))
+    with np.errstate(invalid="ignore"):  # a run that overflowed: inf - inf
+        return float(values.std(skipna=False))
 
 
 def _t_quantile(degrees: pd.Series, level: float) -> pd.Series:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from docutils import nodes
-from page_sources import code_of, datasets_used, provenance
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+from page_sources import code_of, datasets_used, provenance
 
 TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 HOW = (
@@ -31,7 +32,7 @@ def notice_for(app: Sphinx, docname: str) -> str:
         return ""
     used = [provenance(name) for name in datasets_used(code_of(page))]
     samples = [f"{TITLES[s.name]} ({'; '.join(s.details)})" for s in used if s.is_sample]
-    return f"Built on the bundled sample of {' and '.join(samples)}. {HOW}" if samples else ""
+    return f"{' and '.join(samples)}. {HOW}" if samples else ""
 
 
 def add_notice(app: Sphinx, doctree: nodes.document) -> None:
@@ -41,7 +42,9 @@ def add_notice(app: Sphinx, doctree: nodes.document) -> None:
     _shown(app.env)[docname] = text
     title = next(doctree.findall(nodes.title), None)
     if text and title is not None:
-        notice = nodes.note("", nodes.paragraph("", text), classes=["data-notice"])
+        heading = nodes.title("", "Built on the bundled sample")
+        body = nodes.paragraph("", text)
+        notice = nodes.admonition("", heading, body, classes=["note", "data-notice"])
         section = title.parent
         section.insert(section.index(title) + 1, notice)
 

@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 
-class execution_times(nodes.General, nodes.Element):  # noqa: N801 - docutils' custom
+class execution_times(nodes.General, nodes.Element):
     """Where the table goes once every page has been read."""
 
 
@@ -29,7 +29,7 @@ class ExecutionTimes(SphinxDirective):
 
 
 def seconds_per_page(app: Sphinx) -> dict[str, float]:
-    """Return the last execution time of every page that runs code, in reading order."""
+    """Return the last execution time of every page that runs code."""
     env = app.env
     times = {}
     for docname in sorted(env.found_docs):

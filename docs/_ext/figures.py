@@ -90,16 +90,15 @@ def describe(figure: Figure) -> str:
     for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
         if legend is not None:
             parts.append("shown: " + ", ".join(text.get_text() for text in legend.get_texts()))
-    words = dict.fromkeys(re.sub(r"[$\\{}]", "", " ".join(p.split())).rstrip(".") for p in parts if p)
-    return ". ".join(word[0].upper() + word[1:] for word in words if word)
+    lines = (re.sub(r"[$\\{}]", "", " ".join(part.split())).rstrip(".") for part in parts)
+    return ". ".join(line[0].upper() + line[1:] for line in dict.fromkeys(lines) if line)
 
 
 def to_svg(figure: Figure) -> str:
     """Return a figure as SVG whose colours a CSS variable each decides."""
     buffer = io.StringIO()
-    tight = "tight" if figure.get_layout_engine() is None else None
     with mpl.rc_context(_DETERMINISTIC):
-        figure.savefig(buffer, format="svg", bbox_inches=tight, metadata=_METADATA)
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata=_METADATA)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     for name, role in ROLES.items():

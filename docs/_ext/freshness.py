@@ -8,25 +8,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from page_sources import code_of, digest
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
+
+from page_sources import code_of, digest
 
 logger = logging.getLogger(__name__)
 
 
 def forget_stale_scripts(app: Sphinx) -> None:
-    """Remove the ``.md5`` beside each gallery script whose digest changed."""
+    """Remove what is kept of each gallery script whose digest changed, or that is gone."""
     conf = app.config.sphinx_gallery_conf
     target = Path(app.srcdir, conf["gallery_dirs"])
     target.mkdir(parents=True, exist_ok=True)
-    for script in sorted(Path(app.srcdir, conf["examples_dirs"]).glob("*.py")):
+    scripts = sorted(Path(app.srcdir, conf["examples_dirs"]).glob("*.py"))
+    for page in set(target.glob("*.rst")) - {target / "index.rst"}:
+        if page.stem not in {script.stem for script in scripts}:
+            for leftover in target.glob(f"{page.stem}.*"):
+                leftover.unlink()
+    for script in scripts:
         stamp = target / f"{script.name}.digest"
+        done = target / f"{script.name}.md5"
         now = digest(code_of(script))
-        if not stamp.is_file() or stamp.read_text() != now:
+        if not done.is_file() or not stamp.is_file() or stamp.read_text() != now:
             logger.info("[freshness] %s is to be executed", script.name)
-            (target / f"{script.name}.md5").unlink(missing_ok=True)
+            # A failed run leaves a picture that says so, which would be shown for ever.
+            for leftover in (done, *target.glob(f"images/**/sphx_glr_{script.stem}_*")):
+                leftover.unlink(missing_ok=True)
             stamp.write_text(now)
 
 

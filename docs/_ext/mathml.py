@@ -1,7 +1,7 @@
-"""Formulas become MathML while the site is built: no JavaScript, no font from elsewhere.
+r"""Formulas become MathML while the site is built: no JavaScript, no font from elsewhere.
 
 TeX that `math-core <https://pypi.org/project/math-core/>`_ cannot read fails the build. It
-has no ``split``, ``\\tag`` or ``\\substack``: write ``aligned``; labels are Sphinx's.
+has no ``split``, ``\tag`` or ``\substack``: write ``aligned``; labels are Sphinx's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def _convert(node: nodes.math | nodes.math_block, *, block: bool) -> str:
         return "".join(to_mathml(part, block=block) for part in parts)
     except LatexError as error:
         where = f"{node.source}:{node.line or '?'}"
-        raise ExtensionError(f"{where}: cannot read the formula\n{node.astext()}\n{error}") from None
+        message = f"{where}: cannot read the formula\n{node.astext()}\n{error}"
+        raise ExtensionError(message) from None
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:

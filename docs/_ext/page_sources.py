@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "initguide"
 DATASETS = ("mnist", "fashion_mnist")
@@ -68,7 +69,7 @@ def digest(code: str) -> str:
 
 
 @cache
-def provenance(name: str):  # noqa: ANN201 - initguide.datasets.Provenance, imported late
+def provenance(name: str) -> Any:
     """Return where this build's copy of a data set comes from."""
     from initguide import datasets  # imports torch: only where a page has data
 

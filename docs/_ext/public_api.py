@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections import defaultdict
 from functools import cache
+from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -42,6 +43,14 @@ def _definition(modules: list[str], name: str, value: object) -> str:
     return own if own in holders else holders[-1]
 
 
+def forget_removed(app: Sphinx) -> None:
+    """Remove the pages that autosummary made for names which the reference no longer lists."""
+    listed = Path(app.srcdir, "reference/index.md").read_text(encoding="utf-8").split()
+    for page in Path(app.srcdir, "reference/generated").glob("*.rst"):
+        if page.stem not in listed:
+            page.unlink()
+
+
 def check(app: Sphinx, env: BuildEnvironment) -> None:
     """Warn of public names that no page documents."""
     documented = set(env.domains["py"].objects)
@@ -59,5 +68,6 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the check."""
     app.add_config_value("public_api_package", "initguide", "env", types=frozenset({str}))
+    app.connect("builder-inited", forget_removed, priority=400)
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

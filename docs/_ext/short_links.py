@@ -7,11 +7,12 @@ looked up among all public names of the package, the citation in the bibliograph
 from __future__ import annotations
 
 from docutils import nodes
-from public_api import public_names
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
+
+from public_api import public_names
 
 
 def find_name(
@@ -45,7 +46,8 @@ def find_citation(
         return None
     for citation in env.domains["cite"].citations:
         if citation.key.lower() == node["reftarget"].lower():
-            names = [" ".join(p.prelast_names + p.last_names) for p in citation.entry.persons["author"]]
+            authors = citation.entry.persons["author"]
+            names = [" ".join(person.prelast_names + person.last_names) for person in authors]
             who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
             year = citation.entry.fields.get("year", "")
             label = nodes.inline("", f"{who} {year}".replace("{", "").replace("}", "").strip())

@@ -1,0 +1,262 @@
+"""Each scheme fills what it says, by the formula it shows, and reports the rest."""
+
+import math
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import initguide as ig
+from initguide import SCHEMES, Scheme, initialize_
+from initguide.initializers import Fans, weight_views
+
+N_IN, N_OUT = 300, 200
+
+# By hand, from the sources: (mean, variance, lowest, highest) of a weight.
+INFINITE = (-math.inf, math.inf)
+TABLE = {
+    "zeros": (0, 0, 0, 0),
+    "ones": (1, 0, 1, 1),
+    "standard_normal": (0, 1, *INFINITE),
+    "uniform_0_1": (1 / 2, 1 / 12, 0, 1),
+    "uniform_centered": (0, 1 / 12, -1 / 2, 1 / 2),
+    "uniform_rule": (0, 1 / (3 * N_IN), -1 / math.sqrt(N_IN), 1 / math.sqrt(N_IN)),
+    "normal_rule": (0, 1 / N_IN, *INFINITE),
+    "torch_default": (0, 1 / (3 * N_IN), -1 / math.sqrt(N_IN), 1 / math.sqrt(N_IN)),
+    "lecun_normal": (0, 1 / N_IN, *INFINITE),
+    "lecun_uniform": (0, 1 / N_IN, -math.sqrt(3 / N_IN), math.sqrt(3 / N_IN)),
+    "xavier_normal": (0, 2 / (N_IN + N_OUT), *INFINITE),
+    "xavier_uniform": (
+        0,
+        2 / (N_IN + N_OUT),
+        -math.sqrt(6 / (N_IN + N_OUT)),
+        math.sqrt(6 / (N_IN + N_OUT)),
+    ),
+    "he_normal": (0, 2 / N_IN, *INFINITE),
+    "he_uniform": (0, 2 / N_IN, -math.sqrt(6 / N_IN), math.sqrt(6 / N_IN)),
+}
+
+LAYERS = {
+    "Linear": lambda: nn.Linear(6, 4),
+    "Conv1d": lambda: nn.Conv1d(6, 4, 3),
+    "Conv2d": lambda: nn.Conv2d(6, 4, (1, 3)),
+    "Conv3d": lambda: nn.Conv3d(2, 3, 2),
+    "grouped": lambda: nn.Conv2d(6, 4, 3, groups=2),
+    "ConvTranspose1d": lambda: nn.ConvTranspose1d(6, 4, 3),
+    "ConvTranspose2d": lambda: nn.ConvTranspose2d(6, 4, 3, groups=2),
+    "ConvTranspose3d": lambda: nn.ConvTranspose3d(2, 3, 2),
+}
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+every_scheme = pytest.mark.parametrize("name", SCHEMES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@every_scheme
+def test_distribution_is_the_one_in_the_table(name):
+    mean, variance, lowest, highest = TABLE[name]
+    layer = nn.Linear(N_IN, N_OUT)
+    initialize_(layer, name, generator=generator())
+    w = layer.weight.detach().double().flatten()
+    deviations = (w - mean) ** 2
+    n = math.sqrt(w.numel())
+    assert abs(w.mean() - mean) <= 5 * math.sqrt(variance) / n
+    assert abs(deviations.mean() - variance) <= 5 * deviations.std() / n
+    assert w.min() >= lowest - 1e-6 and w.max() <= highest + 1e-6
+    if math.isfinite(highest):  # 60,000 uniform draws come close to both ends
+        assert w.max() - w.min() >= 0.999 * (highest - lowest)
+    elif variance:
+        assert w.abs().max() > 3.5 * math.sqrt(variance)
+    bound = 1 / math.sqrt(N_IN) if name == "torch_default" else 0
+    assert 0.9 * bound <= layer.bias.abs().max() <= bound
+
+
+@every_scheme
+def test_an_entry_is_complete(name):
+    scheme = SCHEMES[name]
+    assert scheme.name == name and scheme.label and scheme.formula and scheme.source
+    assert re.fullmatch("#[0-9A-Fa-f]{6}", scheme.color)
+    looks = [(s.color, s.marker) for s in SCHEMES.values()]
+    assert looks.count((scheme.color, scheme.marker)) == 1
+
+
+@every_layer
+def test_torch_default_is_what_torch_does(kind):
+    layer = LAYERS[kind]()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        layer.reset_parameters()
+    expected = weights(layer)
+    initialize_(layer, "zeros")
+    initialize_(layer, "torch_default", generator=generator(7))
+    assert same(weights(layer), expected)
+
+
+@every_layer
+@every_scheme
+def test_every_layer_is_filled_and_the_global_generator_untouched(kind, name):
+    first, second = LAYERS[kind](), LAYERS[kind]()
+    for tensor in (first.weight, first.bias):
+        nn.init.constant_(tensor, math.nan)
+    state = torch.get_rng_state()
+    done = initialize_(first, name, generator=generator(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert done.left_alone == () and done.initialized == ("",)
+    assert all(w.isfinite().all() for w in weights(first))
+    torch.rand(5)  # another global state, other schemes before: the same weights
+    initialize_(second, "standard_normal", generator=generator(1))
+    initialize_(second, name, generator=generator(3))
+    assert same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("kind", ["grouped", "ConvTranspose2d"])
+def test_groups_and_direction_enter_the_variance(kind):
+    big = {
+        "grouped": nn.Conv2d(120, 80, 3, groups=4),
+        "ConvTranspose2d": nn.ConvTranspose2d(120, 80, 3, groups=4),
+    }[kind]
+    initialize_(big, "he_normal", generator=generator())
+    w = big.weight.detach().double().flatten()
+    fan_in = 120 // 4 * 9
+    assert abs(w.square().mean() * fan_in / 2 - 1) < 5 * math.sqrt(2 / w.numel())
+
+
+@pytest.mark.parametrize(
+    ("synonym", "name"),
+    [
+        ("glorot_normal", "xavier_normal"),
+        ("glorot_uniform", "xavier_uniform"),
+        ("kaiming_normal", "he_normal"),
+        ("kaiming_uniform", "he_uniform"),
+        ("msra_normal", "he_normal"),
+        ("he_normal", "he_normal"),
+        ("zeros", "zeros"),
+    ],
+)
+def test_synonyms(synonym, name):
+    assert ig.get_scheme(synonym) is SCHEMES[name]
+
+
+def test_what_no_rule_covers_is_reported_and_left_alone():
+    model = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(5, 4),
+            "first": nn.Linear(4, 4),
+            "norm": nn.BatchNorm1d(4),
+            "lstm": nn.LSTM(4, 3),
+            "attention": nn.MultiheadAttention(4, 2),
+        }
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    done = initialize_(model, "ones")
+    assert done.initialized == ("first", "attention.out_proj")
+    unchanged = [n for n, p in model.named_parameters() if torch.equal(p, before[n])]
+    covered = {"first.weight", "first.bias", "attention.out_proj.weight", "attention.out_proj.bias"}
+    assert set(done.left_alone) == {*before} - covered
+    assert {*unchanged} - covered == {*done.left_alone}
+    assert "norm.weight" in repr(done) and "attention.in_proj_weight" in done.left_alone
+
+
+def test_a_computed_weight_is_reported_not_pretended():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), nn.Linear(2, 1))
+    before = model[0].weight.detach().clone()
+    done = initialize_(model, "ones")
+    assert done.initialized == ("1",) and torch.equal(model[0].weight, before)
+    assert any(name.startswith("0.") for name in done.left_alone)
+
+
+def test_tied_weights_are_filled_once():
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    initialize_(tied, "he_normal", generator=generator())
+    initialize_(plain, "he_normal", generator=generator())
+    assert torch.equal(tied[0].weight, plain[0].weight)
+    assert torch.equal(tied[2].weight, plain[1].weight)
+
+
+def test_a_layer_used_twice_is_filled_once():
+    layer = nn.Linear(3, 3)
+    done = initialize_(nn.Sequential(layer, nn.ReLU(), layer), "he_normal", generator=generator())
+    assert done.initialized == ("0",)
+    alone = nn.Linear(3, 3)
+    initialize_(alone, "he_normal", generator=generator())
+    assert torch.equal(alone.weight, layer.weight)
+
+
+def test_readout_exception_is_for_the_last_layer_only():
+    model = ig.mlp(4, 3, 3, 2)
+    initialize_(model, Scheme("zero output", ig.he_normal_, readout=0.0), generator=generator())
+    assert not model.output.weight.any()
+    assert model.hidden1.weight.all() and model.hidden2.weight.all()
+
+
+def test_bias_rules():
+    model = nn.Sequential(
+        nn.Linear(4, 3), nn.Conv2d(4, 2, 3, groups=2), nn.Linear(3, 2, bias=False)
+    )
+    seen = []
+
+    def bias(b, fans, *, generator):
+        seen.append(fans)
+        return nn.init.constant_(b, 1 / fans.fan_in)
+
+    initialize_(model, Scheme("mine", 0.5, bias=bias))
+    assert seen == [Fans(4, 3), Fans(18, 9)]
+    assert (model[0].bias == 1 / 4).all() and (model[2].weight == 0.5).all()
+    initialize_(model, Scheme("forced", weight=-5.0, bias=-10.0))
+    assert (model[0].weight == -5).all() and (model[1].bias == -10).all()
+
+
+@every_layer
+def test_torch_functions_are_rules(kind):
+    layer = LAYERS[kind]()
+    initialize_(layer, Scheme("mine", nn.init.orthogonal_), generator=generator())
+    for view in weight_views(layer):
+        w = view.flatten(1)
+        gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+        torch.testing.assert_close(gram, torch.eye(len(gram)))
+    initialize_(
+        layer, Scheme("mine", partial(nn.init.xavier_uniform_, gain=2)), generator=generator()
+    )
+    assert layer.weight.all()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda: nn.LazyLinear(3), "'1' has no memory.*lazy model"),
+        (lambda: nn.Linear(2, 3, device="meta"), "'1' has no memory.*to_empty"),
+    ],
+)
+def test_weights_without_memory_leave_the_model_unchanged(broken, words):
+    model = nn.Sequential(nn.Linear(2, 2), broken())
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=words):
+        initialize_(model, "ones")
+    assert torch.equal(model[0].weight, before)
+
+
+def test_unknown_scheme_leaves_the_model_unchanged():
+    model = nn.Linear(2, 2)
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"'henormal'.*he_normal.*initguide\.Scheme"):
+        initialize_(model, "henormal")
+    assert same(weights(model), before)
+
+
+def test_a_model_without_layers():
+    with pytest.raises(ValueError, match=r"BatchNorm1d.*at least one Linear.*initializers"):
+        initialize_(nn.BatchNorm1d(3), "he_normal")
