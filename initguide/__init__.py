@@ -11,6 +11,7 @@ from initguide import datasets
 from initguide.activations import ACTIVATIONS, Activation, get_activation
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
+from initguide.history import History
 from initguide.initializers import (
     constant_,
     fans,
@@ -29,7 +30,7 @@ from initguide.initializers import (
 from initguide.models import logistic_regression, mlp
 from initguide.schemes import SCHEMES, Initialization, Scheme, get_scheme, initialize_
 from initguide.statistics import compare, describe, summarize
-from initguide.training import History, evaluate, train
+from initguide.training import evaluate, train
 
 __version__ = version("initguide")
 

@@ -36,7 +36,7 @@ class Activation:
     kinks : tuple of float
         Points where the derivative is discontinuous.
     make : callable, optional
-        Builds the torch module; without it `module` wraps `function`.
+        Builds the torch module; without it ``module()`` wraps the function.
 
     Examples
     --------

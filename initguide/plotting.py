@@ -85,7 +85,7 @@ def plot_means(
     by: str | Sequence[str] = "scheme",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what each scheme reached at the last step: every seed, the mean, its interval.
+    """Draw what each scheme reached at its last step: every seed, the mean, its interval.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ def plot_means(
     """
     ax = plt.gca() if ax is None else ax
     runs = runs[(runs["metric"] == metric) & (runs["split"] == split)]
-    if "step" in runs:
-        runs = runs[runs["step"] == runs["step"].max()]
     keys = [by] if isinstance(by, str) else list(by)
+    if "step" in runs:
+        runs = runs[runs["step"] == runs.groupby(keys)["step"].transform("max")]
     table = summarize(runs, by=keys)
     fills = _numbered(table, keys)
     names = []

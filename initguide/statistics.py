@@ -101,7 +101,7 @@ def compare(
     metric, split : str
         What to compare; ignored if the table has no such column.
     step : int, optional
-        When; the last step by default.
+        When; each condition's last step by default.
     by : str or sequence of str
         Columns that tell conditions apart.
     baseline : str, optional
@@ -148,7 +148,8 @@ def compare(
         if column in runs:
             runs = runs[runs[column] == value]
     if "step" in runs:
-        runs = runs[runs["step"] == (runs["step"].max() if step is None else step)]
+        last = runs.groupby(keys)["step"].transform("max")
+        runs = runs[runs["step"] == (last if step is None else step)]
     if runs.empty:
         raise ValueError(
             f"no rows of metric={metric!r}, split={split!r}, step={step!r}: expected values that "
@@ -207,6 +208,8 @@ def _verdict(pair: Mapping[Hashable, Any]) -> str:
 
 def describe(comparison: pd.DataFrame, *, percent: bool = True) -> str:
     """Say in a few sentences which differences of a comparison are real.
+
+    A difference is told from its lower side: for a loss, that is the better one.
 
     Parameters
     ----------

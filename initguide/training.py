@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -18,77 +17,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble, run_generator
+from initguide.history import History
 from initguide.stacked import Loss, Metrics, Stacked, tolerant
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["History", "accuracy", "evaluate", "train"]
+__all__ = ["accuracy", "evaluate", "train"]
 
 Order = Literal["per_seed", "shared", "sequential"]
 
 _STACK_BYTES = 16 * 2**20  # weights of a stack on a CPU: with gradients they stay in its cache
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """What `train` measured, and the ensemble it ended with.
-
-    Attributes
-    ----------
-    ensemble : Ensemble
-        The trained models.
-    batch_loss : Tensor of shape (steps, runs)
-        Loss of each mini-batch before the step it caused.
-    steps : tuple of int
-        When the test set was evaluated; 0 is before training.
-    values : dict of Tensor of shape (evaluations, runs)
-        By ``(split, metric)``.
-    protocol : str
-        How the runs were trained, in words.
-    """
-
-    ensemble: Ensemble
-    batch_loss: Tensor
-    steps: tuple[int, ...]
-    values: Mapping[tuple[str, str], Tensor]
-    protocol: str = field(default="")
-
-    def __repr__(self) -> str:
-        return f"History of {len(self.ensemble)} runs: {self.protocol}"
-
-    def frame(self, *, batches: bool = False) -> pd.DataFrame:
-        """Return the runs table.
-
-        Parameters
-        ----------
-        batches : bool
-            Return the loss of every mini-batch instead of the evaluations.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``scheme, seed, step, split, metric, value``, a row a number. Mini-batch
-            losses have split ``batch`` and steps counted from 1; what ``observe`` returned has
-            split ``model``.
-        """
-        import pandas as pd
-
-        steps: range | tuple[int, ...] = self.steps
-        values = self.values
-        if batches:
-            steps, values = range(1, len(self.batch_loss) + 1), {("batch", "loss"): self.batch_loss}
-        runs = list(zip(self.ensemble.schemes, self.ensemble.seeds, strict=True))
-        index = pd.DataFrame(
-            [(*run, step) for step in steps for run in runs], columns=["scheme", "seed", "step"]
-        )
-        return pd.concat(
-            [
-                index.assign(split=split, metric=metric, value=value.flatten().double().numpy())
-                for (split, metric), value in values.items()
-            ],
-            ignore_index=True,
-        )
 
 
 def accuracy(outputs: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Tensor:
@@ -97,21 +36,23 @@ def accuracy(outputs: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Ten
     Parameters
     ----------
     outputs : Tensor
-        ``(batch, classes)`` scores for whole-number targets, of which the largest counts; or
+        ``(batch, classes, ...)`` scores for whole-number targets, of which the largest counts; or
         the same shape as floating-point 0/1 targets, compared with ``threshold``.
     targets : Tensor
-        ``(batch,)`` class numbers, or 0/1 targets shaped as ``outputs``.
+        ``(batch, ...)`` class numbers, or 0/1 targets shaped as ``outputs``.
     threshold : float
         0.5 for probabilities, 0 for logits.
 
     Returns
     -------
     Tensor
-        A scalar from 0 to 1.
+        A scalar from 0 to 1; NaN if an output is, which would else pass for a wrong class.
     """
     if targets.is_floating_point():
-        return ((outputs > threshold) == (targets > 0.5)).float().mean()
-    return (outputs.argmax(-1) == targets).float().mean()
+        right = (outputs > threshold) == (targets > 0.5)
+    else:
+        right = outputs.argmax(1) == targets
+    return torch.where(outputs.isnan().any(), torch.nan, right.float().mean())
 
 
 def train(
@@ -424,11 +365,11 @@ def _check_targets(ensemble: Ensemble, data: Dataset) -> None:
     for split, targets in (("train", data.train_targets), ("test", data.test_targets)):
         if not targets.is_floating_point():
             low, high = int(targets.min()), int(targets.max())
-            if low < 0 or high >= outputs.shape[-1]:
+            if low < 0 or high >= outputs.shape[1]:
                 raise ValueError(
                     f"{split} labels run from {low} to {high}, but the model has "
-                    f"{outputs.shape[-1]} outputs: expected labels from 0 to "
-                    f"{outputs.shape[-1] - 1}. Widen the output layer or relabel the data."
+                    f"{outputs.shape[1]} outputs: expected labels from 0 to "
+                    f"{outputs.shape[1] - 1}. Widen the output layer or relabel the data."
                 )
         elif targets.shape[1:] != outputs.shape[1:]:
             raise ValueError(

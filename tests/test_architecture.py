@@ -26,6 +26,7 @@ ORDER = [
     "datasets",
     "models",
     "ensemble",
+    "history",
     "stacked",
     "training",
     "statistics",

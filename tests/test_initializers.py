@@ -189,7 +189,7 @@ def test_he_normal_keeps_the_second_moment_of_relu_layers(kind):
         centre = tuple(n // 2 for n in y.shape[2:])
         moments.append(y[(0, slice(None), *centre)].square().mean().item())
     error = np.std(moments) / math.sqrt(len(moments))
-    assert abs(np.mean(moments) - 1) < 5 * error and error < 0.1
+    assert abs(np.mean(moments) - 1) < 5 * error and error < 0.15
 
 
 @pytest.mark.parametrize("name", [*NAMED, "variance_scaling"])

@@ -236,3 +236,10 @@ def test_errors(function, runs, options, words):
 def test_nothing_to_compare(values, options, words):
     with pytest.raises(ValueError, match=words):
         compare(table(values, step=3, split="test", metric="accuracy"), **options)
+
+
+def test_each_condition_is_compared_at_its_own_last_step():
+    rows = [("a", s, 100, 0.9 + s / 1e3) for s in range(3)]
+    rows += [("b", s, t, t / 1e3) for s in range(3) for t in (100, 200)]
+    runs = pd.DataFrame(rows, columns=["scheme", "seed", "step", "value"])
+    assert compare(runs)["difference"].item() == pytest.approx(0.901 - 0.2)

@@ -118,11 +118,8 @@ def test_equals_plain_training(task, optimizer):
         model = ensemble.model(scheme, seed)
         losses = train_plainly(model, data, seed, **how)
         assert history.batch_loss[:, run].tolist() == pytest.approx(losses, rel=1e-9)
-        trained = history.ensemble.model(scheme, seed).state_dict()
-        for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(
-                trained[name], tensor, **EXACT, msg=lambda text: f"{scheme} {seed} {name}: {text}"
-            )
+        trained = history.ensemble.model(scheme, seed)
+        torch.testing.assert_close(trained.state_dict(), model.state_dict(), **EXACT)
         with torch.no_grad():
             test = loss(model.eval()(data.test_inputs), data.test_targets).item()
         assert history.values["test", "loss"][-1, run].item() == pytest.approx(test, rel=1e-9)
@@ -298,3 +295,11 @@ def test_arguments_out_of_range(options, words):
 def test_targets_that_have_no_output(outputs, targets, words):
     with pytest.raises(ValueError, match=words):
         train(build(partial(mlp, 5, outputs)), make_data(targets), **SHORT)
+
+
+def test_accuracy_of_broken_outputs_is_nan_and_of_pixels_is_their_mean():
+    outputs = torch.tensor([[0.1, 0.9], [math.nan, 0.2]])
+    assert accuracy(outputs, torch.tensor([1, 0])).isnan()
+    pixels = torch.zeros(1, 2, 2, 2)
+    pixels[:, 1, 0] = 1  # the upper row is class 1
+    assert accuracy(pixels, torch.tensor([[[1, 1], [1, 0]]])) == 0.75

@@ -45,7 +45,9 @@ def write_torchvision_layout(data: Dataset, root: Path) -> None:
 
 def source_way(root: Path) -> None:
     """Train one model as the source does."""
-    splits = [torchvision.datasets.MNIST(root, train=t, transform=ToTensor()) for t in (True, False)]
+    splits = [
+        torchvision.datasets.MNIST(root, train=t, transform=ToTensor()) for t in (True, False)
+    ]
     loaders = [
         torch.utils.data.DataLoader(split, BATCH, shuffle=shuffle)
         for split, shuffle in zip(splits, (True, False), strict=True)
