@@ -73,7 +73,7 @@ def plot_curves(
     ax.set(xlabel="step (mini-batches)", ylabel=f"{split} {metric}")
     if metric == "accuracy":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves, never on them
     return ax
 
 

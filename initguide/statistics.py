@@ -243,12 +243,13 @@ def describe(comparison: pd.DataFrame, *, percent: bool = True) -> str:
         widest = (undecided[["low", "high"]].abs().max(axis=1) * scale).max()
         names = dict.fromkeys([*undecided["a"], *undecided["b"]])
         if len(undecided) == len(names) * (len(names) - 1) // 2:  # every pair of them
-            between = _listing(map(_label, names))
+            where = f"between {_listing(map(_label, names))}"
+        elif len(undecided) > 6:  # more than a reader wants to hear: the table has them
+            where = f"in {len(undecided)} of the {len(comparison)} pairs"
         else:
-            between = _couples(undecided)
+            where = f"between {_couples(undecided)}"
         sentences.append(
-            f"No difference is shown between {between}: if there is one, it is below "
-            f"{widest:.2f}{unit}."
+            f"No difference is shown {where}: if there is one, it is below {widest:.2f}{unit}."
         )
     if not finite.all():
         couples = _couples(comparison[~finite])
