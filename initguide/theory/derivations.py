@@ -30,7 +30,7 @@ __all__ = [
 E = sp.Function("E")
 _n, _m, _v, _b = sp.symbols("n m v b", positive=True)
 _t, _z = sp.symbols("t z", real=True)
-_x, _y, _g, _gain = sp.symbols("x y g gain")
+_x, _y, _g, _h, _gain = sp.symbols("x y g h gain")
 _i, _j = sp.symbols("i j", integer=True)
 _w = sp.IndexedBase("w")
 
@@ -42,8 +42,7 @@ class Derivation:
     Attributes
     ----------
     title : str
-    steps : mapping from str to sympy.Eq
-        In order.
+    steps : ordered mapping from str to sympy.Eq
     """
 
     title: str
@@ -56,7 +55,7 @@ class Derivation:
 
     def __repr__(self) -> str:
         steps = enumerate(self.steps.items(), start=1)
-        lines = [f"{k}. {words}: {eq.lhs} = {eq.rhs}" for k, (words, eq) in steps]
+        lines = [f"{k}. {words}:\n   {eq.lhs} = {eq.rhs}" for k, (words, eq) in steps]
         return "\n".join([self.title, *lines])
 
 
@@ -134,7 +133,7 @@ def backward() -> Derivation:
     That the weights are independent of the outputs' gradients :math:`g` is an assumption
     here: these come from a loss that has seen the weights.
     """
-    return _layer("Backwards: an input's gradient h sums m of the outputs'", _m, _g, sp.Symbol("h"))
+    return _layer("Backwards: an input's gradient h sums m of the outputs'", _m, _g, _h)
 
 
 def _layer(title: str, count: sp.Symbol, signal: sp.Symbol, output: sp.Symbol) -> Derivation:
@@ -150,8 +149,8 @@ def _layer(title: str, count: sp.Symbol, signal: sp.Symbol, output: sp.Symbol) -
         "Of the pairs in its square, independence removes the mixed": sp.Eq(E(pair), expect(pair)),
         "so that of a sum over j one term stays": sp.Eq(over_j, diagonal),
         "and a single sum is left": sp.Eq(E(output**2), _v * squares),
-        "which the average input stands for": sp.Eq(squares, average),
-        "The layer multiplies": sp.Eq(E(output**2), (_v * squares).subs(squares, average)),
+        "Name the average of its terms": sp.Eq(squares, average),
+        "The layer multiplies the mean square": sp.Eq(E(output**2), _v * average),
     }
     return Derivation(title, steps)
 
