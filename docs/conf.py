@@ -25,7 +25,18 @@ version = release = installed_version("initguide")
 # The order in which a student reads them. A script that is not listed, or a name without a
 # script, fails the build.
 TUTORIALS = [
+    "watch_bad_weights_stop_learning.py",
+    "escape_bad_weights_with_cross_entropy.py",
+    "watch_activations_saturate_and_die.py",
+    "break_the_symmetry.py",
+    "keep_the_variance_level.py",
+    "derive_lecun_xavier_and_he.py",
+    "move_from_constants_to_normal_weights.py",
     "compare_initializations_on_mnist.py",
+    "test_a_classifier_honestly.py",
+    "match_scheme_activation_and_depth.py",
+    "ask_what_batch_norm_changes.py",
+    "fine_tune_a_new_head.py",
 ]
 if unmatched := set(TUTORIALS) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
     raise ConfigError(f"TUTORIALS in conf.py and docs/gallery disagree on {sorted(unmatched)}")
@@ -45,6 +56,7 @@ extensions = [
     "sphinxext.opengraph",
     # ours
     "data_notice",
+    "evidence",
     "execution_times",
     "figures",
     "freshness",
@@ -119,7 +131,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "reference/backreferences",
     "doc_module": ("initguide",),
     "inspect_global_variables": True,
-    "image_scrapers": ("figures.scraper", "sympy_scraper.scraper"),
+    "image_scrapers": ("figures.scraper", "sympy_scraper.scraper", "evidence.scraper"),
     "reset_modules": ("figures.reset",),
     "capture_repr": ("_repr_html_", "__repr__"),
     "ignore_repr_types": r"matplotlib|sympy",
