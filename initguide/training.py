@@ -274,7 +274,7 @@ def _train_stack(
             schedule.step()
         masks = stacked.masks(x, index.shape[-1], dropout) if stacked.dropouts else {}
         stacked.skeleton.train()
-        _, batch_loss = stacked(x[index], y[index], masks, per_run=index.ndim == 2)
+        _, batch_loss = stacked(_rows(x, index), y[index], masks, per_run=index.ndim == 2)
         optimizer.zero_grad()
         # Runs share no parameter: each gets its own gradient.
         torch.autograd.backward(batch_loss.sum())
@@ -289,6 +289,11 @@ def _train_stack(
         tuple(evaluated),
         {key: torch.stack(rows) for key, rows in values.items()},
     )
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    # x[index], three times as fast: index_select copies whole rows.
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _batches(
