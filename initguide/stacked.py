@@ -52,15 +52,27 @@ class Stacked:
         self.seeds = ensemble.seeds
         self.skeleton = copy.deepcopy(ensemble.template).to(device)
         trainable = {n: p.requires_grad for n, p in self.skeleton.named_parameters()}
-        self.parameters = {
-            name: p.detach().to(device, copy=True).requires_grad_(trainable[name])
+        # The gradient of x @ W.mT with respect to W comes out transposed. Where W lies in memory
+        # like that too, autograd takes the gradient as it is, and else copies it every step.
+        self.transposed = {
+            f"{name}.weight" for name, m in self.skeleton.named_modules() if type(m) is nn.Linear
+        }
+        self.leaves = {
+            name: _dense(p.detach().mT if name in self.transposed else p.detach(), device)
             for name, p in ensemble.parameters.items()
         }
+        for name, leaf in self.leaves.items():
+            leaf.requires_grad_(trainable[name])
         self.buffers = {n: b.detach().to(device, copy=True) for n, b in ensemble.buffers.items()}
         self.dropouts = dict(_replace_dropout(self.skeleton))
         self.mask_shapes: dict[str, tuple[int, ...]] = {}
         self.position = {seed: i for i, seed in enumerate(dict.fromkeys(self.seeds))}
         self.seed_of_run = torch.tensor([self.position[s] for s in self.seeds], device=device)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters as the model knows them, ``(runs, *shape)``; views of `leaves`."""
+        return {n: p.mT if n in self.transposed else p for n, p in self.leaves.items()}
 
     def masks(self, x: Tensor, rows: int, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """Draw ``{name.mask: (runs, rows, *shape)}``, the same for all runs of a seed."""
@@ -141,6 +153,10 @@ class Stacked:
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.cpu().double() * len(rows) / len(x)
         return total
+
+
+def _dense(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, copy=True, memory_format=torch.contiguous_format)
 
 
 def _replace_dropout(skeleton: nn.Module) -> Iterator[tuple[str, _MaskedDropout]]:

@@ -244,7 +244,7 @@ def _train_stack(
     device: torch.device,
 ) -> History:
     stacked = Stacked(ensemble, loss, device)
-    optimizer = make_optimizer([p for p in stacked.parameters.values() if p.requires_grad])
+    optimizer = make_optimizer([p for p in stacked.leaves.values() if p.requires_grad])
     schedule = scheduler(optimizer) if scheduler is not None else None
     x, y = data.train_inputs.to(device), data.train_targets.to(device)
     x_test, y_test = data.test_inputs.to(device), data.test_targets.to(device)
@@ -273,8 +273,9 @@ def _train_stack(
         if schedule is not None and step > 1 and step - 1 in epoch_starts:
             schedule.step()
         masks = stacked.masks(x, index.shape[-1], dropout) if stacked.dropouts else {}
+        inputs, targets = (_batch(of, index, stacked.seed_of_run) for of in (x, y))
         stacked.skeleton.train()
-        _, batch_loss = stacked(_rows(x, index), y[index], masks, per_run=index.ndim == 2)
+        _, batch_loss = stacked(inputs, targets, masks, per_run=index.ndim == 2)
         optimizer.zero_grad()
         # Runs share no parameter: each gets its own gradient.
         torch.autograd.backward(batch_loss.sum())
@@ -291,15 +292,18 @@ def _train_stack(
     )
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    # The same as x[index], but index_select copies whole rows at once.
-    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
+def _batch(x: Tensor, index: Tensor, seed_of_run: Tensor) -> Tensor:
+    # The same as x[index][seed_of_run]: index_select copies whole rows at once, and the rows that
+    # lie far apart in memory are gathered once a seed, not once a run.
+    rows = x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
+    shared = index.ndim == 1 or len(index) == len(seed_of_run)
+    return rows if shared else rows.index_select(0, seed_of_run)
 
 
 def _batches(
     rows: int, epochs: int, batch_size: int, order: Order, stacked: Stacked
 ) -> Iterator[Tensor]:
-    """Yield row numbers: ``(batch,)`` where all runs share them, else ``(runs, batch)``."""
+    """Yield row numbers: ``(batch,)`` where all runs share them, else ``(seeds, batch)``."""
     device = stacked.seed_of_run.device
     seeds = stacked.position if order == "per_seed" else [0]
     generators = [run_generator(seed, "batches") for seed in seeds]
@@ -309,7 +313,7 @@ def _batches(
         else:
             orders = torch.stack([torch.randperm(rows, generator=g) for g in generators]).to(device)
         for batch in torch.split(orders, batch_size, dim=1):
-            yield batch[stacked.seed_of_run] if order == "per_seed" else batch[0]
+            yield batch if order == "per_seed" else batch[0]
 
 
 def _run(
