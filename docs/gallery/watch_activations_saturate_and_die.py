@@ -4,7 +4,7 @@ Watch activations saturate and die
 
 **What can go wrong in an activation function?** Sigmoid and tanh saturate: where they are flat,
 hardly any gradient comes through. A ReLU unit that is off for every image gets a gradient of
-exactly zero and never learns again. And ReLU's outputs have no ceiling.
+exactly zero, and its weights never move again. And ReLU's outputs have no ceiling.
 
 :cite:t:`dlwizard_init` lists these faults beside plots of the functions. Here each one happens in
 a network that reads MNIST digits, under ten seeds.
@@ -24,12 +24,10 @@ from torch.nn import functional as F
 
 from initguide import (
     ACTIVATIONS,
-    SCHEMES,
     Ensemble,
     compare,
     datasets,
     describe,
-    initialize_,
     mlp,
     summarize,
     train,
@@ -50,139 +48,116 @@ images, digits = data.test_inputs[:1000], data.test_targets[:1000]
 data
 
 # %%
-# Six functions and their derivatives
-# -----------------------------------
-# Solid is the function, dashed its derivative as ``backward()`` gives it. On the way back every
-# layer multiplies the gradient by the derivative: where that is zero, nothing is left.
+# Six functions and their slopes
+# ------------------------------
+# A layer computes :math:`z = Wx + b`, its *pre-activation*, and hands on a function of it (solid).
+# On the way back, the gradient is multiplied by the function's slope (dashed). Where that is zero,
+# no gradient is left.
 
-x = torch.linspace(-6, 6, 1201, requires_grad=True)
+z = torch.linspace(-6, 6, 1201, requires_grad=True)
 figure, axes = plt.subplots(2, 3, sharex=True, sharey=True)
-slopes = {}
+steepest = {}
 for ax, (name, color) in zip(axes.flat, colors.items(), strict=True):
-    phi = ACTIVATIONS[name]
-    x.grad = None
-    phi(x).sum().backward()
-    assert torch.allclose(
-        x.grad, phi.derivative(x), atol=1e-6
-    )  # the closed form agrees
-    ax.plot(x.detach(), phi(x).detach(), color=color)
-    ax.plot(x.detach(), x.grad, "--", color=color)
-    ax.set(title=phi.label, ylim=(-1.3, 2.3))
-    slopes[phi.label] = [x.grad[0].item(), x.grad.max().item(), x.grad[-1].item()]
-figure.supxlabel("pre-activation")
+    value = ACTIVATIONS[name](z)
+    (slope,) = torch.autograd.grad(value.sum(), z)
+    assert torch.allclose(slope, ACTIVATIONS[name].derivative(z), atol=1e-6)
+    ax.plot(z.detach(), value.detach(), color=color)
+    ax.plot(z.detach(), slope, "--", color=color)
+    ax.set(title=labels[name], ylim=(-1.3, 2.3))
+    steepest[name] = slope.max().item()
+figure.supxlabel("pre-activation z")
 figure.supylabel("value (solid), slope (dashed)")
 plt.show()
 
-# %%
-# At its steepest point tanh passes on the whole gradient, sigmoid a quarter of it.
-
-slopes = pd.DataFrame(
-    slopes, index=["slope at -6", "steepest slope", "slope at 6"]
-).T
-assert slopes.loc["sigmoid", "steepest slope"] == 0.25
-slopes.round(4)
+print(f"steepest slope: tanh {steepest['tanh']}, sigmoid {steepest['sigmoid']}")
+assert steepest["sigmoid"] == 0.25
 
 # %%
 # Large weights saturate
 # ----------------------
-# One hidden layer of 100 units. Its weights grow from Xavier's to :math:`N(0, 1)`; the output
-# layer's stay Xavier's, so that nothing but the hidden units changes. We call a unit saturated on
-# an image where its slope is below 5 % of its steepest.
+# A network has one hidden layer of 100 units. Its first weights are normal, with a standard
+# deviation that grows from Xavier's, :math:`\sqrt{2 / (784 + 100)}`, to 1. The output weights stay
+# Xavier's, so that nothing but the hidden units changes. We call a unit *saturated* on an image
+# where its slope is below 5 % of the steepest.
 
 
-def saturate(activation, spread, seed):
-    """Return which units saturate, their outputs, and the gradient of the first weights."""
+def backward(activation, std, output_std, seed):
+    """Return pre-activations and the size of the first layer's gradient."""
     generator = torch.Generator().manual_seed(seed)
     model = mlp(784, 100, 10, activation=activation)
-    nn.init.normal_(model.hidden1.weight, std=spread, generator=generator)
-    nn.init.xavier_normal_(model.output.weight, generator=generator)
+    nn.init.normal_(model.hidden1.weight, std=std, generator=generator)
+    nn.init.normal_(model.output.weight, std=output_std, generator=generator)
     nn.init.zeros_(model.hidden1.bias)
     nn.init.zeros_(model.output.bias)
     F.cross_entropy(model(images), digits).backward()
     z = model.hidden1(images.flatten(1)).detach()
-    phi = ACTIVATIONS[activation]
-    flat = phi.derivative(z) < 0.05 * phi.derivative(torch.zeros(()))
-    return flat, phi(z)[flat], model.hidden1.weight.grad.norm()
+    return z, model.hidden1.weight.grad.norm().item()
 
 
 def draw(ax, table, x):
     """Draw each activation's mean over seeds and its 95 % interval."""
     for name, line in table.groupby("activation", sort=False):
         ax.plot(line[x], line["mean"], "o-", color=colors[name], label=labels[name])
-        ax.fill_between(
-            line[x], line["low"], line["high"], color=colors[name], alpha=0.3
-        )
+        band = line["low"], line["high"]
+        ax.fill_between(line[x], *band, color=colors[name], alpha=0.3)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.legend()
 
 
-xavier = (2 / (784 + 100)) ** 0.5
+xavier, xavier_output = (2 / (784 + 100)) ** 0.5, (2 / (100 + 10)) ** 0.5
+spreads = [xavier, 0.1, 0.2, 0.5, 1.0]
 rows, saturated_tanh = [], []
-for activation in ("tanh", "sigmoid"):
+for name in ("tanh", "sigmoid"):
+    phi = ACTIVATIONS[name]
     for seed in seeds:
-        reference = saturate(activation, xavier, seed)[2]
-        for spread in (xavier, 0.1, 0.2, 0.5, 1.0):
-            flat, outputs, gradient = saturate(activation, spread, seed)
-            run = (activation, spread, seed)
-            rows.append((*run, "saturated", flat.double().mean().item()))
-            rows.append((*run, "gradient", (gradient / reference).item()))
-            if activation == "tanh":
-                saturated_tanh.append(outputs)
-runs = pd.DataFrame(
-    rows, columns=["activation", "spread", "seed", "metric", "value"]
-)
-table = summarize(runs, by=["activation", "spread"])
+        _, reference = backward(name, xavier, xavier_output, seed)
+        for std in spreads:
+            z, size = backward(name, std, xavier_output, seed)
+            flat = phi.derivative(z) < 0.05 * steepest[name]
+            rows.append((name, seed, std, "saturated", flat.double().mean().item()))
+            rows.append((name, seed, std, "gradient", size / reference))
+            if name == "tanh":
+                saturated_tanh.append(phi(z[flat]))
+        _, size = backward(name, 1.0, 1.0, seed)
+        rows.append((name, seed, 1.0, "both layers N(0, 1)", size / reference))
+columns = ["activation", "seed", "spread", "metric", "value"]
+table = summarize(pd.DataFrame(rows, columns=columns), by=["activation", "spread"])
 
-_, axes = plt.subplots(1, 2)
+_, axes = plt.subplots(1, 2, figsize=(7.6, 4))
 for ax, metric in zip(axes, ("saturated", "gradient"), strict=True):
     draw(ax, table[table["metric"] == metric], "spread")
-    for scheme, spread in (("xavier_normal", xavier), ("standard_normal", 1.0)):
-        look = SCHEMES[scheme]
-        ax.axvline(spread, linestyle=":", color=look.color, label=look.label)
-    ax.set(xscale="log", xlabel="standard deviation of weights", ylim=(-0.02, 1.05))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set(xscale="log", xlabel="standard deviation of the weights")
+    ax.set_xticks(spreads, ["Xavier's", *spreads[1:]])
+    ax.minorticks_off()
 axes[0].set(title="Units saturate ...", ylabel="share of units and images")
 axes[1].set(
-    title="... gradients fade", ylabel="first layer's gradient, of Xavier's"
+    title="... and their gradient fades", ylabel="gradient, Xavier's = 100 %"
 )
-axes[0].legend()
 plt.show()
 
 # %%
-# The source says that tanh saturates at 0 or 1. Run, it saturates at -1 or 1; at 0 it is steepest.
+# The source says that tanh saturates at 0 or 1. It saturates at -1 and 1; at 0 it is steepest.
 
 saturated_tanh = torch.cat(saturated_tanh)
-negative, nearest = (saturated_tanh < 0).double().mean(), saturated_tanh.abs().min()
-print(
-    f"saturated tanh outputs: {negative:.0%} are negative, the nearest to 0 is {nearest:.3f} away"
-)
+low, high = saturated_tanh.min(), saturated_tanh.max()
+print(f"Outputs of saturated tanh units lie between {low:.3f} and {high:.3f},")
+print(f"and none is nearer to 0 than {saturated_tanh.abs().min():.3f}.")
 
 # %%
-# Units can lose gradient and the network still have a large one. Where the output layer is
-# :math:`N(0, 1)` too, its large weights hand back more than saturation takes away:
+# A network can hide this. If the output weights are drawn from :math:`N(0, 1)` as well, normal with
+# a standard deviation of 1, they hand back more than saturation takes away. The first layer's
+# gradient is then larger than with Xavier's weights in both layers, by these factors:
 
-rows = []
-for activation in ("tanh", "sigmoid"):
-    for seed in seeds:
-        norms = []
-        for scheme in ("standard_normal", "xavier_normal"):
-            model = mlp(784, 100, 10, activation=activation)
-            initialize_(
-                model, scheme, generator=torch.Generator().manual_seed(seed)
-            )
-            F.cross_entropy(model(images), digits).backward()
-            norms.append(model.hidden1.weight.grad.norm().item())
-        rows.append((activation, seed, norms[0] / norms[1]))
-whole = summarize(
-    pd.DataFrame(rows, columns=["activation", "seed", "value"]), by="activation"
-)
+whole = table[table["metric"] == "both layers N(0, 1)"].set_index("activation")
 assert (whole["low"] > 1).all()
-print("first layer's gradient, N(0, 1) in both layers over Xavier in both:")
-whole.set_index("activation")[["mean", "low", "high"]].round(2)
+whole[["mean", "low", "high"]].round(2)
 
 # %%
 # Large steps kill ReLU units
 # ---------------------------
-# 784-100-10 again, from He's weights, on 4,000 digits. One epoch takes steps of a given size.
-# Then we count the hidden units that are off, not above zero, on all 4,000.
+# A ReLU unit is *off* on an image if its pre-activation is not above zero. The same network, with
+# ReLU and He's weights, :math:`N(0, 2/784)` in the first layer, is trained for one epoch on 4,000
+# digits. Then we count the hidden units that are off on all 4,000.
 
 few = replace(
     data,
@@ -191,164 +166,111 @@ few = replace(
     test_inputs=images,
     test_targets=digits,
 )
-pixels = few.train_inputs.flatten(1)
 
 
 def off(ensemble):
-    """Return which hidden units are off on every training image, a row for each run."""
-    weights, biases = (
-        ensemble.parameters[f"hidden1.{name}"] for name in ("weight", "bias")
-    )
-    return torch.stack(
-        [
-            (pixels @ w.T + b <= 0).all(0)
-            for w, b in zip(weights, biases, strict=True)
-        ]
-    )
+    """Return for each run and hidden unit whether it is off on every training image."""
+    p = ensemble.parameters
+    z = few.train_inputs.flatten(1) @ p["hidden1.weight"].mT
+    return (z + p["hidden1.bias"][:, None] <= 0).all(dim=1)
 
 
 rates = (0.1, 0.3, 0.5, 1.0, 2.0)
-rows, hurt = [], {}
-for activation in ("relu", "leaky_relu"):
-    make_model = partial(mlp, 784, 100, 10, activation=activation)
+tables, hurt = [], {}
+for name in ("relu", "leaky_relu"):
+    make_model = partial(mlp, 784, 100, 10, activation=name)
     start = Ensemble.build(make_model, schemes=["he_normal"], seeds=seeds)
     for lr in rates:
-        hurt[activation, lr] = train(start, few, epochs=1, lr=lr).ensemble
-        share = off(hurt[activation, lr]).double().mean(1).tolist()
-        rows += [
-            (activation, lr, seed, value)
-            for seed, value in zip(seeds, share, strict=True)
-        ]
-runs = pd.DataFrame(rows, columns=["activation", "lr", "seed", "value"])
-killed = summarize(runs, by=["activation", "lr"])
-assert (
-    killed.loc[killed["lr"] >= 1, "low"]
-    > killed.loc[killed["lr"] == 0.1, "high"].max()
-).all()
+        hurt[name, lr] = train(start, few, epochs=1, lr=lr).ensemble
+        share = off(hurt[name, lr]).double().mean(dim=1)
+        run = {"activation": name, "lr": lr, "seed": seeds, "value": share}
+        tables.append(pd.DataFrame(run))
+killed = summarize(pd.concat(tables), by=["activation", "lr"])
+gentle, large = killed[killed["lr"] == 0.1], killed[killed["lr"] >= 1]
+assert (large["low"] > gentle["high"].max()).all()
 
 ax = plt.gca()
 draw(ax, killed, "lr")
-ax.set(
-    title="Steps that are too large turn units off for every image", xscale="log"
-)
-ax.set(
-    xlabel="learning rate of the first epoch", ylabel="hidden units that are off"
-)
+ax.set(xscale="log", xlabel="learning rate", ylabel="hidden units that are off")
 ax.set_xticks(rates, rates)
-ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-ax.legend()
+ax.set_title("Steps that are too large turn units off for every image")
 plt.show()
 
 # %%
-# Leaky ReLU's units fall below zero as well. What differs is what reaches them there. After the
-# epoch at learning rate 1 we take the gradient of the off units' weights, then train five epochs
-# more at a gentle 0.1. ReLU's get a gradient of exactly zero and keep their weights to the last
-# bit: they are dead. Leaky ReLU's all move, but at a hundredth of the slope few if any come back.
-# Whether the accuracy tells the difference, the last line says.
+# Leaky ReLU's units fall below zero as well. But below zero its slope is 0.01, not 0. To see what
+# that changes, we train the networks of learning rate 1 for five more epochs, at a gentle 0.1.
+# ReLU's units get a gradient of exactly zero and keep their weights to the last bit: they are dead.
+# Leaky ReLU's all move, but so slowly that few if any come back. The line below compares their
+# accuracy.
 
-rows = []
-for activation in ("relu", "leaky_relu"):
-    before = hurt[activation, 1.0]
+rows, tables = {}, []
+for name in ("relu", "leaky_relu"):
+    before = hurt[name, 1.0]
     history = train(before, few, epochs=5, lr=0.1)
-    rows.append(history.frame().assign(activation=labels[activation]))
+    tables.append(history.frame().assign(activation=labels[name]))
     was_off, is_off = off(before), off(history.ensemble)
-    was, now = (
-        e.parameters["hidden1.weight"][was_off] for e in (before, history.ensemble)
-    )
-    moved, back = (
-        (was != now).any(dim=1).double().mean(),
-        (was_off & ~is_off).sum() / was_off.sum(),
-    )
-    model = before.model("he_normal", 0)  # one of the ten
+    old = before.parameters["hidden1.weight"][was_off]
+    new = history.ensemble.parameters["hidden1.weight"][was_off]
+
+    model = before.model("he_normal", seed=0)
     F.cross_entropy(model(few.train_inputs), few.train_targets).backward()
-    gradient = model.hidden1.weight.grad.norm(dim=1)[was_off[0]].mean()
-    print(
-        f"{labels[activation]}: {len(was)} units off, mean gradient {gradient:.1g};",
-        end=" ",
-    )
-    print(f"{moved:.0%} moved, {back:.0%} came back on")
-    assert moved == (0 if activation == "relu" else 1)
-    assert (gradient > 0) == (activation == "leaky_relu")
-print(describe(compare(pd.concat(rows), by="activation")))
+    rows[labels[name]] = {
+        "units off": len(old),
+        "gradient, seed 0": model.hidden1.weight.grad[was_off[0]].norm().item(),
+        "moved": (old != new).any(dim=1).double().mean().item(),
+        "came back": (was_off & ~is_off).sum().item() / len(old),
+    }
+fate = pd.DataFrame(rows).T
+assert fate["moved"].tolist() == [0, 1]
+assert (fate["gradient, seed 0"] > 0).tolist() == [False, True]
+print(describe(compare(pd.concat(tables), by="activation")))
+fate.round(4)
 
 # %%
 # No ceiling, and no mean of zero
 # -------------------------------
-# Five hidden layers. Left, under :math:`N(0, 1)`: sigmoid and tanh cannot exceed 1, the other four
-# multiply layer by layer. Right, under good weights (He's; Xavier's for sigmoid and tanh): the
-# mean of the first layer's outputs, in units of their standard deviation.
+# Sigmoid and tanh cannot exceed 1; the others can, and do if the first weights are :math:`N(0, 1)`.
+# The other columns are of good weights, Xavier's for sigmoid and tanh, else He's: the mean of the
+# layer's outputs over their standard deviation, and its 95 % interval.
+
+
+def outputs(activation, std, seed):
+    """Return what a layer of 100 units makes of the images."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = nn.init.normal_(torch.empty(100, 784), std=std, generator=generator)
+    return ACTIVATIONS[activation](images.flatten(1) @ weight.T)
+
 
 rows = []
-for activation in colors:
-    good = "xavier_normal" if activation in ("sigmoid", "tanh") else "he_normal"
-    for scheme, metric in (("standard_normal", "largest"), (good, "mean")):
-        for seed in seeds:
-            model = mlp(784, *[100] * 5, 10, activation=activation)
-            initialize_(
-                model, scheme, generator=torch.Generator().manual_seed(seed)
-            )
-            signal = images
-            for name, module in model.named_children():
-                signal = module(signal).detach()
-                if name.startswith("activation"):
-                    value = (
-                        signal.max()
-                        if metric == "largest"
-                        else signal.mean() / signal.std()
-                    )
-                    rows.append(
-                        (activation, int(name[-1]), seed, metric, value.item())
-                    )
-runs = pd.DataFrame(
-    rows, columns=["activation", "layer", "seed", "metric", "value"]
-)
-outputs = summarize(runs, by=["activation", "layer"])
-means = outputs[(outputs["metric"] == "mean") & (outputs["layer"] == 1)].set_index(
-    "activation"
-)
+for name in colors:
+    good = xavier if name in ("sigmoid", "tanh") else (2 / 784) ** 0.5
+    for seed in seeds:
+        largest = outputs(name, 1.0, seed).max()
+        ratio = outputs(name, good, seed).mean() / outputs(name, good, seed).std()
+        rows.append((name, seed, "largest output", largest.item()))
+        rows.append((name, seed, "mean / std", ratio.item()))
+columns = ["activation", "seed", "metric", "value"]
+sizes = summarize(pd.DataFrame(rows, columns=columns), by="activation")
+means = sizes[sizes["metric"] == "mean / std"].set_index("activation")
+tanh, others = means.loc["tanh", ["low", "high"]], means.drop("tanh")
+assert tanh.abs().max() < others["low"].min()
 
-_, axes = plt.subplots(1, 2)
-draw(axes[0], outputs[outputs["metric"] == "largest"], "layer")
-axes[0].set(
-    title="Four have no ceiling", xlabel="hidden layer", ylabel="largest output"
-)
-axes[0].set(yscale="log", xticks=range(1, 6))
-axes[0].text(1, 2e4, "ReLU, leaky ReLU,\nGELU, SiLU")
-axes[0].text(3, 2, "sigmoid, tanh")
-for row, (name, color) in enumerate(colors.items()):
-    mean, low, high = means.loc[name, ["mean", "low", "high"]]
-    bar = [[mean - low], [high - mean]]
-    axes[1].errorbar(mean, row, xerr=bar, fmt="o", color=color, capsize=4)
-axes[1].axvline(0, color=plt.rcParams["axes.edgecolor"], linewidth=1)
-axes[1].set(title="Tanh alone has mean 0", xlabel="mean / standard deviation")
-axes[1].set_yticks(range(len(labels)), labels.values())
-axes[1].invert_yaxis()
-plt.show()
+wide = sizes.pivot(index="activation", columns="metric", values="mean")
+wide = wide.loc[list(colors)].join(means[["low", "high"]])
+wide.rename(index=labels).round(2)
 
 # %%
-# That the activations' mean is zero, as :cite:t:`mlmastery_logistic_init` asks of good weights, is
-# up to the function: an odd one such as tanh has it on average, ReLU and sigmoid cannot.
-
-assert (
-    means.loc["tanh", ["low", "high"]].abs().max() < means.drop("tanh")["low"].min()
-)
-means[["mean", "low", "high"]].rename(index=labels).astype(float).round(3)
-
-# %%
-# What this does not show
-# -----------------------
-# Saturation is no verdict on tanh: under Xavier's weights it hardly saturates. Nor is a dead unit
-# always missed: the networks above lost many and learned with the rest. And this was one layer;
-# what depth makes of it comes in "Keep the variance level". Next, in "Break the symmetry", the
-# weights are not too large but too equal.
+# With good weights the mean of the activations should be zero, says
+# :cite:t:`mlmastery_logistic_init`. But that is up to the function: an odd one such as tanh has a
+# mean of zero on average, ReLU and sigmoid cannot have one.
 #
-# What this page found of the sources' claims; the page on evidence collects them:
+# The sources' claims
+# -------------------
+# What this page found; :doc:`/evidence` says what each claim is.
 
-fading = table[(table["metric"] == "gradient") & (table["spread"] == 1)].set_index(
-    "activation"
-)
 at_0_or_1 = torch.minimum(saturated_tanh.abs(), (saturated_tanh - 1).abs()) < 0.05
-relu = means.loc["relu"]
+fading = table.query("metric == 'gradient' and spread == 1").set_index("activation")
+relu, faded = means.loc["relu"], fading.loc["tanh"]
 findings = {
     "S0.8": {
         "verdict": "holds" if relu["low"] <= 0 <= relu["high"] else "wrong",
@@ -356,13 +278,19 @@ findings = {
     },
     "S3.9": {
         "verdict": "holds" if at_0_or_1.all() else "wrong",
-        **{"value": saturated_tanh.min().item(), "low": None, "high": None},
+        "value": low.item(),
     },
     "S3.10": {
         "verdict": "holds" if (fading["high"] < 1).all() else "wrong",
-        **fading.loc["tanh", ["mean", "low", "high"]]
-        .rename({"mean": "value"})
-        .to_dict(),
+        **{"value": faded["mean"], "low": faded["low"], "high": faded["high"]},
     },
 }
 pd.DataFrame(findings).T
+
+# %%
+# What this does not show
+# -----------------------
+# Saturation is no verdict on tanh: with Xavier's weights it hardly saturates. Nor is a dead unit
+# always missed: the networks above lost many and learned with the rest. And most of this was one
+# layer; :doc:`keep_the_variance_level` tells what depth makes of it. Next, in
+# :doc:`break_the_symmetry`, the weights are not too large but too equal.
