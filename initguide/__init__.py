@@ -11,6 +11,7 @@ from initguide import datasets
 from initguide.activations import ACTIVATIONS, Activation, get_activation
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
+from initguide.gains import gain
 from initguide.history import History
 from initguide.initializers import (
     constant_,
@@ -49,6 +50,7 @@ __all__ = [
     "describe",
     "evaluate",
     "fans",
+    "gain",
     "get_activation",
     "get_scheme",
     "glorot_normal_",

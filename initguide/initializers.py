@@ -9,10 +9,13 @@ one-line specializations. All work in place, return their tensor, and draw from
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from initguide import gains
 
 __all__ = [
     "Fans",
@@ -305,32 +308,61 @@ def he_normal_(
     w: Tensor,
     a: float = 0.0,
     mode: Mode = "fan_in",
+    nonlinearity: str | Callable[[Tensor], Tensor] = "leaky_relu",
     *,
     gain: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Draw from :math:`N(0, 2 / ((1 + a^2)\,\text{fan}))`.
 
-    Eq. (10) and (15) in [he2015]_, for (leaky) ReLU with slope :math:`a` below zero. A
-    ``gain`` replaces :math:`\sqrt{2 / (1 + a^2)}`.
+    Eq. (10) and (15) in [he2015]_, for (leaky) ReLU with slope :math:`a` below zero.
+
+    Parameters
+    ----------
+    w : Tensor
+        Weight of shape ``(out, in, *kernel)``, changed in place.
+    a : float
+        Slope below zero.
+    mode : {"fan_in", "fan_out", "fan_avg"}
+        The fan that divides.
+    nonlinearity : str, Activation, nn.Module or callable
+        The network's activation; its forward gain replaces :math:`\sqrt{2 / (1 + a^2)}`, unless
+        it is ``"leaky_relu"``, which has slope :math:`a`. See `initguide.gain`.
+    gain : float, optional
+        Replaces that factor whatever the slope and the nonlinearity are.
+
+    Notes
+    -----
+    A call of ``torch.nn.init.kaiming_normal_`` can be pasted. The numbers are torch's for linear,
+    relu and leaky_relu. For tanh, sigmoid and selu torch multiplies by 5/3, 1 and 3/4, which do
+    not keep the signal's size; every other activation it refuses.
+
+    "He normal" of JAX and Keras is cut at two standard deviations: ``variance_scaling_(w, 2.0,
+    "fan_in", "truncated_normal")``.
     """
-    return variance_scaling_(w, _he_scale(a, gain), mode, "normal", generator=generator)
+    return variance_scaling_(w, _he_scale(a, nonlinearity, gain), mode, generator=generator)
 
 
 def he_uniform_(
     w: Tensor,
     a: float = 0.0,
     mode: Mode = "fan_in",
+    nonlinearity: str | Callable[[Tensor], Tensor] = "leaky_relu",
     *,
     gain: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Draw uniformly with variance :math:`2 / ((1 + a^2)\,\text{fan})`, see `he_normal_`."""
-    return variance_scaling_(w, _he_scale(a, gain), mode, "uniform", generator=generator)
+    scale = _he_scale(a, nonlinearity, gain)
+    return variance_scaling_(w, scale, mode, "uniform", generator=generator)
 
 
-def _he_scale(a: float, gain: float | None) -> float:
-    return 2.0 / (1.0 + a**2) if gain is None else gain**2
+def _he_scale(
+    a: float, nonlinearity: str | Callable[[Tensor], Tensor], gain: float | None
+) -> float:
+    if gain is None and nonlinearity == "leaky_relu":
+        return 2.0 / (1.0 + a**2)
+    return (gains.gain(nonlinearity) if gain is None else gain) ** 2
 
 
 def torch_default_(w: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -7,14 +7,16 @@ compare, each with its formula and its source.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from initguide import initializers as init
+from initguide.gains import gain
 from initguide.initializers import Fans
 
 __all__ = ["SCHEMES", "Initialization", "Scheme", "get_scheme", "initialize_"]
@@ -33,7 +35,8 @@ class Scheme:
     weight : float or callable
         A constant, or an in-place initializer ``weight(w, generator=...)`` such as
         `he_normal_` or ``torch.nn.init.orthogonal_``. It receives views of shape ``(out, in,
-        *kernel)``, see `weight_views`.
+        *kernel)``, see `weight_views`. One with a parameter ``gain`` suits any activation, see
+        `Scheme.with_gain`.
     bias : float or callable
         A constant, or ``bias(b, fans, generator=...)`` with the `Fans` of the layer's weight.
     readout : float or callable, optional
@@ -67,6 +70,60 @@ class Scheme:
     def __post_init__(self) -> None:
         if not self.label:
             object.__setattr__(self, "label", self.name)
+
+    def with_gain(self, gain: float) -> Scheme:
+        r"""Return the scheme with a gain for its weight initializer.
+
+        The gain becomes the initializer's own argument of that name: LeCun and Xavier multiply
+        by it, for He it replaces :math:`\sqrt 2`. The output layer's exception, and biases, stay.
+
+        Parameters
+        ----------
+        gain : float
+            As `gain` computes it for an activation.
+
+        Returns
+        -------
+        Scheme
+            Its name and label tell the gain.
+
+        Raises
+        ------
+        ValueError
+            If the weight initializer takes no gain or has been given one.
+
+        Examples
+        --------
+        >>> scheme = get_scheme("he_normal").with_gain(gain("tanh"))
+        >>> scheme.label.startswith("He normal (gain ")
+        True
+        """
+        if isinstance(self.weight, partial) and "gain" in self.weight.keywords:
+            raise ValueError(
+                f"scheme {self.name!r} has the gain {self.weight.keywords['gain']!r}: expected a "
+                "scheme that leaves it open. Take the gain or the activation away."
+            )
+        if not callable(self.weight) or not _takes_gain(self.weight):
+            raise ValueError(
+                f"scheme {self.name!r} has no gain, its weights do not depend on the activation: "
+                "expected a weight initializer with a parameter 'gain', as those of LeCun, Xavier "
+                "and He have. Choose one of them, or leave the activation out."
+            )
+        told = f"gain {gain:.4g}"
+        return replace(
+            self,
+            name=f"{self.name}, {told}",
+            weight=partial(self.weight, gain=gain),
+            label=f"{self.label} ({told})",
+            formula="",  # the table's holds without it
+        )
+
+
+def _takes_gain(rule: Callable[..., Tensor]) -> bool:
+    try:
+        return "gain" in inspect.signature(rule).parameters
+    except ValueError:  # some builtins have no signature
+        return False
 
 
 # Okabe and Ito's palette is told apart by colour-blind readers. A family of schemes shares a
@@ -172,7 +229,11 @@ class Initialization:
 
 
 def initialize_(
-    model: nn.Module, scheme: str | Scheme, *, generator: torch.Generator | None = None
+    model: nn.Module,
+    scheme: str | Scheme,
+    *,
+    activation: str | Callable[[Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Initialization:
     """Fill every Linear, Conv and ConvTranspose layer of a model by a scheme.
 
@@ -182,6 +243,8 @@ def initialize_(
         Changed in place.
     scheme : str or Scheme
         A key of `SCHEMES` or a scheme of your own.
+    activation : str, Activation, nn.Module or callable, optional
+        The network's activation, for a scheme with a gain: it gets the forward `gain`.
     generator : torch.Generator, optional
         Where all draws come from, layer by layer in the order of ``model.named_modules()``;
         torch's global one by default.
@@ -196,12 +259,14 @@ def initialize_(
     ------
     ValueError
         If the scheme is unknown, the model has no layer to initialize, or one of its weights
-        has no memory yet (lazy or meta device). The model is then unchanged.
+        has no memory yet (lazy or meta device); if ``activation`` is given and the scheme takes
+        no gain or the activation has none. The model is then unchanged.
 
     Notes
     -----
     A weight shared by several layers is filled once. The output layer, for a scheme that
-    treats it apart, is the last one in that order.
+    treats it apart, is the last one in that order. The gain is given to all other layers, to the
+    first one too, though no activation precedes it.
 
     Examples
     --------
@@ -210,8 +275,13 @@ def initialize_(
     >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
     >>> initialize_(model, "he_normal", generator=torch.Generator().manual_seed(0))
     He normal: initialized 0, 2; left alone nothing
+    >>> done = initialize_(model, "he_normal", activation=nn.GELU())
+    >>> done.scheme.label.startswith("He normal (gain ")
+    True
     """
     scheme = get_scheme(scheme)
+    if activation is not None:
+        scheme = scheme.with_gain(gain(activation))
     layers = {
         name: m
         for name, m in model.named_modules()

@@ -10,6 +10,7 @@ from torch import nn
 
 import initguide as ig
 from initguide import initializers
+from initguide.gains import gain
 
 SHAPE = (200, 300)  # fan_out, fan_in
 FAN = {"fan_in": 300, "fan_out": 200, "fan_avg": 250}
@@ -114,13 +115,46 @@ def test_xavier_equals_torch(name, options, shape):
 @pytest.mark.parametrize("shape", [(7, 5), (8, 6, 3, 3)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"a": 0.2}, {"a": math.sqrt(5)}, {"mode": "fan_out"}, {"a": 1, "mode": "fan_out"}],
+    [
+        {},
+        {"a": 0.2},
+        {"a": math.sqrt(5)},
+        {"mode": "fan_out"},
+        {"a": 1, "mode": "fan_out"},
+        {"nonlinearity": "relu"},
+        {"a": 0.2, "nonlinearity": "relu"},
+        {"a": 0.2, "nonlinearity": "leaky_relu"},
+        {"mode": "fan_out", "nonlinearity": "linear"},
+    ],
 )
 @pytest.mark.parametrize("name", ["kaiming_normal_", "kaiming_uniform_"])
 def test_kaiming_equals_torch(name, options, shape):
     ours = draws(getattr(ig, name), shape=shape, **options)
     theirs = draws(getattr(nn.init, name), shape=shape, **options)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_kaiming_takes_torch_arguments_by_position():
+    ours = draws(ig.kaiming_normal_, 0, "fan_out", "relu")
+    np.testing.assert_allclose(ours, draws(nn.init.kaiming_normal_, 0, "fan_out", "relu"))
+
+
+@pytest.mark.parametrize("name", ["he_normal_", "he_uniform_"])
+@pytest.mark.parametrize(
+    "nonlinearity", ["tanh", "sigmoid", "selu", "gelu", nn.ELU(0.5), torch.sin]
+)
+def test_any_nonlinearity_has_its_forward_gain(name, nonlinearity):
+    ours = draws(getattr(ig, name), nonlinearity=nonlinearity)
+    lecun = draws(getattr(ig, name.replace("he", "lecun")))
+    np.testing.assert_allclose(ours, gain(nonlinearity) * lecun, rtol=1e-12)
+    given = draws(getattr(ig, name), nonlinearity=nonlinearity, gain=3.0)
+    np.testing.assert_allclose(given, 3 * lecun, rtol=1e-12)
+
+
+def test_the_truncated_he_normal_of_jax():
+    ours = draws(ig.variance_scaling_, 2.0, "fan_in", "truncated_normal")
+    theirs = jax.nn.initializers.he_normal()(jax.random.key(4), SHAPE[::-1])
+    assert_same_distribution(ours, np.asarray(theirs))
 
 
 def test_gain_replaces_the_slope():
@@ -236,6 +270,11 @@ def test_constant():
             ValueError,
             ["groups=2", r"\(3, 2\)", "built with"],
             lambda: ig.fans(torch.ones(3, 2), groups=2),
+        ),
+        (
+            ValueError,
+            ["unknown activation 'rleu'", "relu"],
+            lambda: ig.he_normal_(torch.ones(3, 2), nonlinearity="rleu"),
         ),
         (ValueError, ["groups=0", "built with"], lambda: ig.fans(torch.ones(3, 2), groups=0)),
         (TypeError, ["BatchNorm1d", "Linear, Conv", "tensor"], lambda: ig.fans(nn.BatchNorm1d(3))),

@@ -1,16 +1,20 @@
 """Each scheme fills what it says, by the formula it shows, and reports the rest."""
 
 import math
+import pickle
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import initguide as ig
 from initguide import SCHEMES, Scheme, initialize_
+from initguide.gains import gain
 from initguide.initializers import Fans, weight_views
+from initguide.plotting import look
 
 N_IN, N_OUT = 300, 200
 
@@ -147,6 +151,112 @@ def test_groups_and_direction_enter_the_variance(kind):
 )
 def test_synonyms(synonym, name):
     assert ig.get_scheme(synonym) is SCHEMES[name]
+
+
+# LeCun's and Xavier's variance times the gain's square, He's with it in place of 2.
+WITHOUT_GAIN = {"lecun": 1, "normal": 1, "xavier": 1, "he": 1 / math.sqrt(2)}
+
+
+@every_scheme
+def test_the_activation_sets_the_gain_or_the_scheme_refuses(name):
+    plain, scaled = nn.Linear(N_IN, N_OUT), nn.Linear(N_IN, N_OUT)
+    initialize_(plain, name, generator=generator())
+    before = weights(scaled)
+    if name.partition("_")[0] not in WITHOUT_GAIN:
+        with pytest.raises(ValueError, match=rf"{name}.*has no gain.*parameter 'gain'.*leave"):
+            initialize_(scaled, name, activation="tanh", generator=generator())
+        assert same(weights(scaled), before)
+        return
+    done = initialize_(scaled, name, activation="tanh", generator=generator())
+    factor = gain("tanh") * WITHOUT_GAIN[name.partition("_")[0]]
+    torch.testing.assert_close(scaled.weight, factor * plain.weight)
+    assert torch.equal(scaled.bias, plain.bias)
+    assert done.scheme.name == f"{name}, gain 1.593"  # as compare names a condition's columns
+    assert done.scheme.label == look(done.scheme.name).label
+    assert repr(done).startswith(f"{SCHEMES[name].label} (gain 1.593): initialized")
+
+
+def test_schemes_of_ones_own_take_a_gain_if_their_initializer_does():
+    def mine(w, gain, *, generator):
+        return nn.init.constant_(w, gain)
+
+    layer = nn.Linear(4, 3)
+    initialize_(layer, Scheme("mine", mine), activation="relu")
+    torch.testing.assert_close(layer.weight, torch.full((3, 4), math.sqrt(2)))
+    initialize_(layer, Scheme("torch", nn.init.orthogonal_), activation=nn.LeakyReLU(0.2))
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(3) * 2 / 1.04)
+    backward = partial(ig.he_normal_, mode="fan_out")
+    initialize_(layer, Scheme("fan out", backward), activation="gelu", generator=generator())
+    expected = backward(torch.empty(3, 4), gain=gain("gelu"), generator=generator())
+    assert torch.equal(layer.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (partial(ig.he_normal_, gain=2.0), "'mine' has the gain 2.0: expected.*Take"),
+        (nn.init.kaiming_normal_, "'mine' has no gain.*LeCun, Xavier and He"),
+        (lambda w, **options: w, "'mine' has no gain"),
+        (torch.relu_, "'mine' has no gain"),  # a builtin whose parameters Python cannot tell
+        (0.5, "'mine' has no gain"),
+    ],
+)
+def test_schemes_of_ones_own_refuse_a_gain(weight, words):
+    model = nn.Linear(4, 3)
+    before = weights(model)
+    with pytest.raises(ValueError, match=words):
+        initialize_(model, Scheme("mine", weight), activation="relu")
+    assert same(weights(model), before)
+
+
+def test_a_gain_stays_with_the_scheme():
+    scheme = SCHEMES["xavier_uniform"].with_gain(2.0)
+    again = pickle.loads(pickle.dumps(scheme))  # to another process
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    initialize_(first, again, generator=generator())
+    initialize_(second, "xavier_uniform", generator=generator())
+    torch.testing.assert_close(first.weight, 2 * second.weight)
+    with pytest.raises(ValueError, match=r"has the gain 2\.0"):
+        scheme.with_gain(3.0)
+    assert SCHEMES["xavier_uniform"].formula and not scheme.formula
+
+
+def test_the_output_exception_keeps_its_own_gain():
+    model = ig.mlp(4, 3, 2)
+    scheme = Scheme("zero output", ig.he_normal_, readout=0.0)
+    initialize_(model, scheme, activation="gelu", generator=generator())
+    assert not model.output.weight.any() and model.hidden1.weight.all()
+
+
+def test_an_activation_without_a_gain_leaves_the_model_unchanged():
+    model = nn.Linear(4, 3)
+    before = weights(model)
+    with pytest.raises(ValueError, match="Softmax is not elementwise"):
+        initialize_(model, "he_normal", activation=nn.Softmax(-1))
+    assert same(weights(model), before)
+
+
+def test_the_gain_keeps_the_signal_through_a_deep_network():
+    # What a factor of 1/std, the gain without the mean, would multiply layer by layer.
+    def phi(x):
+        return torch.maximum(x, 0.3 * x) + 0.2
+
+    width, depth, seeds = 200, 10, range(40)
+    logs = []
+    for seed in seeds:
+        layers = [nn.Linear(width, width) for _ in range(depth)]
+        initialize_(nn.ModuleList(layers), "he_normal", activation=phi, generator=generator(seed))
+        z = torch.randn(1, width, generator=generator(seed + 1000))
+        with torch.no_grad():
+            for layer in layers:
+                z = layer(phi(z))
+        logs.append(z.square().mean().log().item())
+    error = np.std(logs) / math.sqrt(len(logs))
+    # Finite width lowers the log's mean by half its variance, if the size is lognormal.
+    assert abs(np.mean(logs) + np.var(logs) / 2) < 5 * error
+    z = torch.randn(1_000_000, generator=generator())
+    inflation = phi(z).square().mean() / phi(z).var()
+    assert depth * inflation.log() > 10 * error  # so that the test can tell them apart
 
 
 def test_what_no_rule_covers_is_reported_and_left_alone():
