@@ -2,12 +2,13 @@
 Fine-tune a new head
 ====================
 
-**A trained network moves to new classes and gets a new output layer. Must that be initialized with
-care?** With small numbers; zeros will do. Between small ones ten seeds show no difference. Numbers
-from :math:`N(0, 1)` cost so much that the network ends below one that was never trained before.
+**A trained network gets a new output layer for new classes. Does it matter how that layer is
+initialized?** Only that the numbers are small; zeros will do. Between small ones ten seeds show no
+difference. Weights from :math:`N(0, 1)` cost so much that the network ends below one that was never
+trained before.
 
-:cite:t:`gfg_init` lists transfer learning among its guidelines: start from trained weights. The
-body then has its weights, but the head is new.
+The new layer is called the *head*, and the trained layers below it the *body*. :cite:t:`gfg_init`
+advises starting from a trained network. That gives weights to the body, but none to the head.
 
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
@@ -36,7 +37,7 @@ data
 # A body, trained on half of the classes
 # --------------------------------------
 # Two hidden layers of 100 ReLU units learn five classes under ten seeds, in 900 steps: three epochs
-# of the complete data. These layers are the body. The output layer on top of them is the head.
+# of the complete data.
 
 make_model = partial(mlp, 784, 100, 100, 5)
 bodies = train(
@@ -74,7 +75,7 @@ nn.init.zeros_(model.output.bias)
 
 torch.manual_seed(0)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-body_gradients = []
+largest = []  # gradient in the body
 for _ in range(40):
     for batch in torch.randperm(50).split(10):
         loss = F.cross_entropy(
@@ -82,57 +83,55 @@ for _ in range(40):
         )
         optimizer.zero_grad()
         loss.backward()
-        body_gradients.append(model.hidden2.weight.grad.abs().max().item())
+        largest.append(model.hidden2.weight.grad.abs().max().item())
         optimizer.step()
 
 with torch.no_grad():
     right = model(new.test_inputs).argmax(dim=1) == new.test_targets
 print(f"accuracy on the new classes: {right.double().mean():.1%}")
-print(
-    f"the body's largest gradients: {body_gradients[0]}, then {body_gradients[1]:.1g}"
-)
-assert body_gradients[0] == 0 < body_gradients[1]
+print(f"largest gradient in the body, step 1: {largest[0]}, 2: {largest[1]:.1g}")
+assert largest[0] == 0 < largest[1]
 
 # %%
-# Zeros in all layers stop all learning; in the head alone they do not. Its inputs, the units of the
-# trained body, differ from each other, so its weights get gradients, and different ones. Only in the
-# first step does a zero head pass no gradient on to the body.
+# A network of zeros does not learn, but a head of zeros does. Its inputs come from the trained body
+# and differ from each other, so its weights get gradients, and different ones. Only in the first
+# step does it pass no gradient on to the body.
 #
 # Five heads, ten seeds
 # ---------------------
-# Now each head on ten bodies, each body with fifty images of its own. A body is either frozen, and
-# the head learns alone with a learning rate of 0.01, or trained along, at 0.001. For comparison,
-# the same network learns the same images from scratch. ``Ensemble.build`` initializes every
-# layer, so the trained body is put in afterwards.
+# Now each of five heads on ten bodies, each body with fifty images of its own. The body is either
+# frozen, and the head learns alone at a learning rate of 0.01, or trained along, at 0.001. For
+# comparison, the same network learns the same images from scratch.
 
 heads = ["zeros", "torch_default", "lecun_normal", "he_normal", "standard_normal"]
 
 
-def on_body(seed, *, frozen):
-    """Return an ensemble of all heads, each on the same trained body."""
+def make_frozen():
+    model = make_model()
+    model.hidden1.requires_grad_(False)
+    model.hidden2.requires_grad_(False)
+    return model
 
-    def make():
-        model = make_model()
-        model.hidden1.requires_grad_(not frozen)
-        model.hidden2.requires_grad_(not frozen)
-        return model
 
-    ensemble = Ensemble.build(make, schemes=heads, seeds=[seed])
-    body = {
-        name: values[seed].expand_as(ensemble.parameters[name])
-        for name, values in bodies.ensemble.parameters.items()
-        if not name.startswith("output")
+def with_body(ensemble, seed):
+    """Put the trained body of that seed, which build has overwritten, under each head."""
+    trained = bodies.ensemble.model("he_normal", seed=100 + seed).state_dict()
+    parameters = {
+        name: own if name.startswith("output") else trained[name].expand_as(own)
+        for name, own in ensemble.parameters.items()
     }
-    return replace(ensemble, parameters={**ensemble.parameters, **body})
+    return replace(ensemble, parameters=parameters)
 
 
-scratch = {"from scratch": "he_normal"}
-tables, learned = [], []
+build = Ensemble.build
+tables, shares = [], []
 for seed in range(10):
     starts = {
-        "frozen": on_body(seed, frozen=True),
-        "trained": on_body(seed, frozen=False),
-        "none": Ensemble.build(make_model, schemes=scratch, seeds=[seed]),
+        "frozen": with_body(build(make_frozen, schemes=heads, seeds=[seed]), seed),
+        "trained": with_body(build(make_model, schemes=heads, seeds=[seed]), seed),
+        "none": build(
+            make_model, schemes={"from scratch": "he_normal"}, seeds=[seed]
+        ),
     }
     for body, start in starts.items():
         history = train(
@@ -145,43 +144,31 @@ for seed in range(10):
             evaluate_every=20,
         )
         tables.append(history.frame().assign(body=body))
-        after = history.ensemble.parameters
+        before, after = start.parameters, history.ensemble.parameters
         if body == "frozen":  # it is the trained body, and it has not moved
-            same = (
-                after["hidden2.weight"]
-                == bodies.ensemble.parameters["hidden2.weight"][seed]
-            )
-            assert same.all()
-        before = start.parameters["output.weight"].flatten(1)
-        after = after["output.weight"].flatten(1)
+            trained = bodies.ensemble.parameters["hidden2.weight"][seed]
+            assert (after["hidden2.weight"] == trained).all()
+        before, after = (
+            each["output.weight"].flatten(1) for each in (before, after)
+        )
         share = (after - before).norm(dim=1) / after.norm(dim=1)
         share = pd.DataFrame({"scheme": start.schemes, "value": share})
-        learned.append(share.assign(seed=seed, body=body))
+        shares.append(share.assign(seed=seed, body=body))
 runs = pd.concat(tables)
-learned = pd.concat(learned)
 
 # %%
 # What a head starts with, and what stays
 # ---------------------------------------
-# A head that knows nothing should say so: all five classes are equally likely, and the loss is
-# :math:`\ln 5`. Zeros do. Random heads begin higher, the more so the larger their weights. The other
-# columns give how much of the head is learned at the end: the size of its change relative to its
-# own. Of a head from :math:`N(0, 1)` it is the least; the rest is still the random draw.
+# A head that knows nothing should give all five classes the same probability. Its loss is then
+# :math:`\ln 5`. Zeros do that. The larger the random weights, the higher the loss begins. The other
+# columns tell how much of the head is learned in the end: the size of its change, relative to its
+# own size. Of a head from :math:`N(0, 1)` it is the least. The rest is still the random draw.
 
-loss = runs.query("metric == 'loss' and step == 0 and body == 'trained'")
-loss = summarize(loss).set_index("scheme")
-learned = summarize(learned, by=["body", "scheme"]).set_index(["body", "scheme"])
-shown = pd.DataFrame(
-    {
-        "first loss": loss["mean"],
-        "learned, body frozen": learned.loc["frozen", "mean"],
-        "learned, body trained": learned.loc["trained", "mean"],
-    }
-)
-print(f"ln 5 = {math.log(5):.3f}")
-shown.rename(index=lambda name: look(name).label).round(3)
+first = runs[(runs["metric"] == "loss") & (runs["step"] == 0)]
+loss = summarize(first[first["body"] == "trained"]).set_index("scheme")
+learned = summarize(pd.concat(shares), by=["body", "scheme"])
+learned = learned.set_index(["body", "scheme"])
 
-# %%
 small = heads[:-1]
 assert abs(loss.loc["zeros", "mean"] - math.log(5)) < 1e-6  # float32
 assert loss.loc[heads, "mean"].is_monotonic_increasing
@@ -190,11 +177,16 @@ for body in ("frozen", "trained"):
     of = learned.loc[body]
     assert of.loc["standard_normal", "high"] < of.loc[small, "low"].min()
 
+table = {"first loss": loss["mean"]}
+for body in ("frozen", "trained"):
+    table[f"learned, body {body}"] = learned.loc[body, "mean"]
+pd.DataFrame(table).loc[heads].rename(index=lambda name: look(name).label).round(3)
+
 # %%
 # Accuracy on the new classes
 # ---------------------------
-# Bands are 95 % intervals of the mean over seeds. They are wide because each seed has other images,
-# which the comparisons below, seed by seed, are not troubled by.
+# Bands are 95 % intervals of the mean over seeds. They are wide because each seed has other images.
+# That does not blur the comparisons below, which are made seed by seed.
 
 accuracy = runs[(runs["metric"] == "accuracy") & (runs["step"] > 0)]
 titles = {
@@ -209,28 +201,10 @@ for ax, (body, title) in zip(axes, titles.items(), strict=True):
 plt.show()
 
 # %%
-# With the body frozen the loss is convex in the head: no start is a trap, a large one only has a
-# longer way. With the body trained, the network also fits the images by changing the body under a
-# random head. After 20 steps and after 200, seed by seed against :math:`N(0, 1)`:
-
-for body in titles:
-    both = accuracy[accuracy["body"].isin([body, "none"])]
-    for step in (20, 200):
-        comparison = compare(both, step=step, baseline="standard_normal")
-        print(f"Body {body}, step {step}. {describe(comparison)}")
-
-# %%
-# Without :math:`N(0, 1)`, at the end, with the body trained or none:
-
-end = accuracy[
-    accuracy["body"].isin(["trained", "none"]) & (accuracy["step"] == 200)
-]
-small_and_none = compare(end[end["scheme"] != "standard_normal"])
-print(describe(small_and_none))
-
-# %%
-# What a large head costs, in points of accuracy: the mean of the four small ones less
-# :math:`N(0, 1)`.
+# With the body frozen, the loss is convex in the head: no start is a trap, but from a large one the
+# way is long. With the body trained, the network fits the images by changing the body under a head
+# that stays random. What a large head costs, in points of accuracy: the mean of the four small ones
+# minus :math:`N(0, 1)`.
 
 wide = accuracy[accuracy["body"] != "none"].pivot(
     index=["body", "step", "seed"], columns="scheme", values="value"
@@ -242,22 +216,24 @@ assert (cost["low"] > 0).all()
 (100 * cost[["mean", "low", "high"]]).round(2)
 
 # %%
-# So with the body trained the choice between small heads is free here, and a large one loses more
-# than the body brings: it ends below training from scratch.
+# In the end, with the body trained, the choice between small heads is free. A large one loses more
+# than the body brings:
+
+end = accuracy[(accuracy["body"] != "frozen") & (accuracy["step"] == 200)]
+small_and_none = compare(end[end["scheme"] != "standard_normal"])
+print(describe(small_and_none))
+assert not small_and_none["real"].any()
 
 two = end[end["scheme"].isin(["standard_normal", "from scratch"])]
 below = compare(two, baseline="from scratch").iloc[0]
+print(f"N(0, 1) minus from scratch: {100 * below['difference']:.1f} points")
 assert below["high"] < 0
-assert not small_and_none["real"].any()
-print(f"N(0, 1) less from scratch: {100 * below['difference']:.1f} points")
 
 # %%
-# What this page found of the source's advice; the page on evidence collects it:
+# What this page found; :doc:`/evidence` says what the claim is.
 
-default = compare(
-    end[end["scheme"].isin(["torch_default", "from scratch"])],
-    baseline="from scratch",
-).iloc[0]
+two = end[end["scheme"].isin(["torch_default", "from scratch"])]
+default = compare(two, baseline="from scratch").iloc[0]
 value, low, high = cost.loc[("trained", 200), ["mean", "low", "high"]]
 if low <= 0:
     verdict = "holds"  # no head costs anything
@@ -271,7 +247,7 @@ pd.DataFrame(findings).T
 # %%
 # What this does not show
 # -----------------------
-# That pretraining is of no use. No gain is shown at the end, but the network is small, the images are
-# simple, and fifty of them go far; another network, other classes or fewer images may say otherwise.
-# The learning rates are a choice too: a larger one unlearns a large head sooner. Why a network of
-# zeros learns nothing at all, the page on breaking the symmetry tells.
+# That pretraining is of no use. No gain is shown in the end, but the network is small, the images
+# are simple, and fifty of them go far. Another network, other classes or fewer images may say
+# otherwise. Another learning rate may, too: a larger one unlearns a large head sooner. Why a whole
+# network of zeros learns nothing is told in :doc:`break_the_symmetry`.
