@@ -45,6 +45,7 @@ if unmatched := set(TUTORIALS) ^ {path.name for path in (HERE / "gallery").glob(
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosectionlabel",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "numpydoc",
@@ -72,6 +73,7 @@ nitpicky = True
 numfig = True
 default_role = "py:obj"  # a name in single backticks is a link to its reference
 math_numfig = False
+autosectionlabel_prefix_document = True
 math_eqref_format = "({number})"
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"
@@ -102,7 +104,7 @@ numpydoc_xref_aliases = {
         "": "bool concurrent.futures.Executor matplotlib.axes.Axes pandas.DataFrame "
         "torch.Generator torch.Tensor torch.device torch.nn.Module",
         "torch.": "nn.Module nn.Sequential",
-        "initguide.": "Activation Dataset Ensemble History Initialization Scheme",
+        "initguide.": "Activation Dataset Ensemble History Initialization LSUVReport Scheme",
     }.items()
     for words in names.split()
 }

@@ -28,7 +28,9 @@ from initguide.initializers import (
     xavier_normal_,
     xavier_uniform_,
 )
+from initguide.lsuv import LSUVLayer, LSUVReport, lsuv_
 from initguide.models import logistic_regression, mlp
+from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
 from initguide.schemes import SCHEMES, Initialization, Scheme, get_scheme, initialize_
 from initguide.statistics import compare, describe, summarize
 from initguide.training import evaluate, train
@@ -43,10 +45,13 @@ __all__ = [
     "Ensemble",
     "History",
     "Initialization",
+    "LSUVLayer",
+    "LSUVReport",
     "Scheme",
     "compare",
     "constant_",
     "datasets",
+    "delta_orthogonal_",
     "describe",
     "evaluate",
     "fans",
@@ -57,13 +62,17 @@ __all__ = [
     "glorot_uniform_",
     "he_normal_",
     "he_uniform_",
+    "identity_",
     "initialize_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "lecun_normal_",
     "lecun_uniform_",
     "logistic_regression",
+    "lsuv_",
     "mlp",
+    "orthogonal_",
+    "recurrent_",
     "summarize",
     "train",
     "variance_scaling_",

@@ -17,7 +17,8 @@ CLAIM = {
     "verdict": "noise",
     "claim": "This one is better.",
     "measure": "the difference",
-    "percent": True,
+    "at": "What it shows",
+    "unit": "points",
 }
 
 
@@ -27,10 +28,11 @@ def build(tmp_path, monkeypatch):
     import evidence
 
     (tmp_path / "tutorials").mkdir()
-    (tmp_path / "tutorials" / "page.md").write_text("# P\n")
+    (tmp_path / "tutorials" / "page.md").write_text("# P\n\n## What it shows\n\n## More\n")
     (tmp_path / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\n"
-        "extensions = ['myst_parser', 'evidence']\n"
+        "extensions = ['myst_parser', 'sphinx.ext.autosectionlabel', 'evidence']\n"
+        "autosectionlabel_prefix_document = True\n"
     )
     (tmp_path / "index.md").write_text(
         "# E\n\n```{evidence}\n```\n\n```{evidence} S9\n```\n\n```{toctree}\ntutorials/page\n```\n"
@@ -57,8 +59,8 @@ def test_a_claim_stands_with_its_verdict_value_and_page(build):
     assert status == 0, errors
     assert "This one is better." in html
     assert "verdict-noise" in html
-    assert "1.2 % [-1, 3.4]" in html
-    assert 'href="tutorials/page.html"' in html
+    assert "1.2 points [−1.0, 3.4]" in html
+    assert 'href="tutorials/page.html#what-it-shows"' in html
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,13 @@ def test_a_verdict_that_flips_or_is_missing_fails_the_build(build, findings, wor
     status, errors, _ = build(findings)
     assert status != 0
     assert words in errors and "tutorials/page" in errors
+
+
+def test_a_section_that_is_gone_fails_the_build(build, tmp_path):
+    (tmp_path / "tutorials" / "page.md").write_text("# P\n\n## More\n")
+    status, errors, _ = build({"S9.1": FINDING})
+    assert status != 0
+    assert "what it shows" in errors.lower()
 
 
 def test_what_the_sample_cannot_judge_says_so(build):

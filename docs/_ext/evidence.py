@@ -8,6 +8,7 @@ that is missing, or not the one that ``claims.yml`` expects, fails the build.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Evidence(SphinxDirective):
 
     def row(self, name: str, claim: dict[str, Any]) -> list[nodes.Node]:
         """Return a claim's cells, and complain where the finding is not the expected one."""
-        page, percent = claim["page"], claim.get("percent", False)
+        page = claim["page"]
         path = Path(self.env.srcdir, "tutorials", f"{page}.findings.json")
         self.env.note_dependency(str(path))
         found = json.loads(path.read_text()).get(name) if path.is_file() else None
@@ -69,8 +70,9 @@ class Evidence(SphinxDirective):
             )
         said = nodes.inline("", claim["claim"], ids=[nodes.make_id(f"claim-{name}")])
         # A reference that Sphinx resolves once every page has been read.
-        (link,), _ = self.parse_inline(f"{{doc}}`{claim['measure']} </tutorials/{page}>`")
-        measured = nodes.inline("", "", link, nodes.Text(f": {_number(found, percent)}"))
+        place = f"tutorials/{page}:{claim['at']}"  # sphinx.ext.autosectionlabel's
+        (link,), _ = self.parse_inline(f"{{ref}}`{claim['measure']} <{place}>`")
+        measured = nodes.inline("", "", link, nodes.Text(f": {_number(found, claim.get('unit'))}"))
         return [said, _verdict(found["verdict"]), measured]
 
     def complain(self, page: str, message: str) -> None:
@@ -78,15 +80,19 @@ class Evidence(SphinxDirective):
         logger.warning("%s", message, location=f"tutorials/{page}", type="evidence")
 
 
-def _number(found: dict[str, Any], percent: bool) -> str:
+def _number(found: dict[str, Any], unit: str | None) -> str:
     if found["verdict"] is None:
         return "needs the complete data"
-    scale, unit = (100, " %") if percent else (1, "")
-    value, low, high = (found.get(key) for key in ("value", "low", "high"))
-    text = f"{scale * value:.4g}{unit}"
+    numbers = [found.get(key) for key in ("value", "low", "high")]
+    scaled = [n if unit is None or n is None else 100 * n for n in numbers]
+    # Two digits of what is uncertain are enough; a number without an interval gets four.
+    value, low, high = scaled
     if low is None or high is None:
-        return text
-    return f"{text} [{scale * low:.4g}, {scale * high:.4g}]"
+        return f"{value:.4g}" + (f" {unit}" if unit else "")
+    width = (high - low) / 2
+    digits = 1 - math.floor(math.log10(width)) if width > 0 else 2
+    value, low, high = (f"{n:.{max(digits, 0)}f}".replace("-", "−") for n in scaled)
+    return f"{value}{f' {unit}' if unit else ''} [{low}, {high}]"
 
 
 def _verdict(verdict: str | None) -> nodes.inline:
