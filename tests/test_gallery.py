@@ -1,6 +1,9 @@
 """Each tutorial runs alone, from an empty folder, and fails where its claim is broken."""
 
+import ast
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +39,19 @@ def run(script: Path, folder: Path, before: str = "") -> subprocess.CompletedPro
 
 def test_there_are_tutorials():
     assert SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_needs_the_package_only(script):
+    requirements = importlib.metadata.requires("initguide")
+    installed = {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
+    imported = set()
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    assert imported - sys.stdlib_module_names <= installed | {"initguide"}
 
 
 @pytest.mark.slow
