@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sphinx.errors import ConfigError
 from sphinx_gallery.sorting import ExplicitOrder
@@ -22,9 +23,14 @@ author = "The initguide authors"
 project_copyright = author
 version = release = installed_version("initguide")
 
+# Where it lives. A published build sets both; any other is served from one's own machine.
+REPOSITORY = os.environ.get("GITHUB_REPOSITORY", "initguide/initguide")
+SITE = os.environ.get("INITGUIDE_SITE_URL", "http://localhost:8000/")
+install_line = f"pip install {SITE}wheel/initguide-{version}-py3-none-any.whl"
+
 # The order in which a student reads them. A script that is not listed, or a name without a
 # script, fails the build.
-TUTORIALS = [
+tutorials = [
     "watch_bad_weights_stop_learning.py",
     "escape_bad_weights_with_cross_entropy.py",
     "watch_activations_saturate_and_die.py",
@@ -38,8 +44,8 @@ TUTORIALS = [
     "ask_what_batch_norm_changes.py",
     "fine_tune_a_new_head.py",
 ]
-if unmatched := set(TUTORIALS) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
-    raise ConfigError(f"TUTORIALS in conf.py and docs/gallery disagree on {sorted(unmatched)}")
+if unmatched := set(tutorials) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
+    raise ConfigError(f"tutorials in conf.py and docs/gallery disagree on {sorted(unmatched)}")
 
 # -- Sphinx --------------------------------------------------------------------------------
 
@@ -55,15 +61,20 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.bibtex",
     "sphinxext.opengraph",
+    "notfound.extension",
+    "sphinx_sitemap",
     # ours
+    "copy_and_run",
     "data_notice",
     "evidence",
     "execution_times",
     "figures",
     "freshness",
+    "glossary_links",
     "mathml",
     "public_api",
     "short_links",
+    "structured_data",
     "tidy_pages",
 ]
 # myst-nb would read the gallery's sources, and what is generated from them, as pages.
@@ -129,7 +140,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "tutorials",
     "filename_pattern": r"\.py$",  # every script is executed
-    "within_subsection_order": ExplicitOrder(TUTORIALS),
+    "within_subsection_order": ExplicitOrder(tutorials),
     "backreferences_dir": "reference/backreferences",
     "doc_module": ("initguide",),
     "inspect_global_variables": True,
@@ -138,7 +149,7 @@ sphinx_gallery_conf = {
     "capture_repr": ("_repr_html_", "__repr__"),
     "ignore_repr_types": r"matplotlib|sympy",
     "remove_config_comments": True,
-    "first_notebook_cell": "%pip install initguide",
+    "first_notebook_cell": f"%{install_line}",
     "default_thumb_file": str(HERE / "_static" / "mark.svg"),
     "css": (),  # ours: _static/initguide.css
     "show_memory": False,
@@ -154,7 +165,7 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "initguide"
-html_baseurl = os.environ.get("INITGUIDE_SITE_URL", "")
+html_baseurl = SITE
 html_static_path = ["_static"]
 html_css_files = ["initguide.css"]
 html_js_files = [("overflow.js", {"defer": "defer"})]
@@ -164,21 +175,32 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # fetches pages, which fails where the site is opened as files
 html_permalinks_icon = "#"
-html_context = {"default_mode": "auto"}
+html_context = {
+    "default_mode": "auto",
+    "repository": REPOSITORY,
+    "site_branch": "gh-pages",  # Colab and Binder read the notebooks there
+}
 html_theme_options = {
     "logo": {"text": project} | dict.fromkeys(["image_light", "image_dark"], "_static/mark.svg"),
     "navbar_align": "left",
     "navbar_persistent": ["search-button-field"],
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc", "sg_download_links"],
-    "article_header_start": [],
+    "secondary_sidebar_items": ["page-toc", "sg_download_links", "launch", "edit-this-page"],
+    "article_header_start": ["progress"],
     "show_toc_level": 2,
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "about": [], "references": []}
+html_sidebars = {page: [] for page in ("404", "about", "glossary", "index", "references")}
 copybutton_exclude = ".linenos, .gp, .go"
-ogp_site_url = html_baseurl
-ogp_social_cards = {"enable": False}  # drawn with a font from elsewhere
+sitemap_url_scheme = "{link}"
+notfound_urls_prefix = urlsplit(SITE).path  # a page that is not found can be asked for anywhere
+ogp_site_url = SITE
+ogp_social_cards = {
+    "image": "_static/mark.png",
+    "image_mini": "_static/mark.png",
+    "line_color": "#0b5f8a",
+    "font": "DejaVu Serif",  # comes with matplotlib
+}

@@ -24,9 +24,9 @@ __all__ = [
     "Provenance",
     "SampleWarning",
     "fashion_mnist",
+    "find",
     "mnist",
     "plane",
-    "provenance",
     "threshold",
 ]
 
@@ -346,7 +346,7 @@ def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> D
     return _images(locate("fashion_mnist", root=root, download=download, fetch=_torchvision))
 
 
-def provenance(name: str, *, root: str | Path | None = None, download: bool = True) -> Provenance:
+def find(name: str, *, root: str | Path | None = None, download: bool = True) -> Provenance:
     """Say where `mnist` or `fashion_mnist` takes its images from, without loading them.
 
     It finds, downloads and checks the files as they do, with their errors and warnings.
@@ -366,7 +366,7 @@ def provenance(name: str, *, root: str | Path | None = None, download: bool = Tr
     Examples
     --------
     >>> from initguide import datasets
-    >>> origin = datasets.provenance("mnist", download=False)
+    >>> origin = datasets.find("mnist", download=False)
     >>> origin.licence, len(origin.sha256)
     ('CC BY-SA 3.0', 4)
     """

@@ -71,7 +71,7 @@ class Stacked:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The parameters as the model knows them, ``(runs, *shape)``; views of `leaves`."""
+        """The parameters as the model knows them, ``(runs, *shape)``; views of ``leaves``."""
         return {n: p.mT if n in self.transposed else p for n, p in self.leaves.items()}
 
     def masks(self, x: Tensor, rows: int, generators: list[torch.Generator]) -> dict[str, Tensor]:

@@ -217,15 +217,15 @@ def test_user_cache_is_the_default(monkeypatch, tmp_path, files):
     monkeypatch.delenv("INITGUIDE_CACHE")
     monkeypatch.setattr(sources.platformdirs, "user_cache_path", lambda name: tmp_path / name)
     write_raw(tmp_path / "initguide", files)
-    assert datasets.provenance("mnist").source == "cache"
+    assert datasets.find("mnist").source == "cache"
 
 
 def test_only_the_place_differs_between_provenance_and_loader(files, cache):
     write_raw(cache, files)
-    assert datasets.provenance("mnist") == datasets.mnist().provenance
-    sample = datasets.provenance("fashion_mnist", download=False)
+    assert datasets.find("mnist") == datasets.mnist().provenance
+    sample = datasets.find("fashion_mnist", download=False)
     assert sample == datasets.fashion_mnist(download=False).provenance
-    assert sample.fingerprint != datasets.provenance("mnist").fingerprint
+    assert sample.fingerprint != datasets.find("mnist").fingerprint
 
 
 # ------------------------------------------------------------- named places must be right
@@ -273,7 +273,7 @@ def test_damage_in_a_named_place_is_an_error(place, harm, words, files, tmp_path
     assert str(raw) in str(caught.value)
     assert "Put them there" in str(caught.value)
     with pytest.raises(DatasetError):
-        datasets.provenance("mnist", root=root)
+        datasets.find("mnist", root=root)
 
 
 def test_environment_with_one_set_only_is_an_error_for_the_other(files, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_change_on_disk_is_seen(files, tmp_path):
 
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"'cifar'; expected one of .*'mnist'.* Choose"):
-        datasets.provenance("cifar")
+        datasets.find("cifar")
 
 
 # ---------------------------------------------------------------- when the download fails
@@ -408,7 +408,7 @@ def test_damaged_cache_is_downloaded_again(harm, files, cache, serve):
     data = datasets.mnist()
     assert data.provenance.source == "download"
     assert holds(data, files)
-    assert datasets.provenance("mnist").source == "cache"
+    assert datasets.find("mnist").source == "cache"
 
 
 def test_damaged_cache_without_network_is_said(files, cache, no_network, monkeypatch):

@@ -1,7 +1,7 @@
 """A page that was built on a data set's bundled sample says so below its title.
 
 Whether a page uses a data set is read from its code (`page_sources.datasets_used`), where the
-data came from is asked of `initguide.datasets.provenance`. When the answer changes, the page
+data came from is asked of `initguide.datasets.find`. When the answer changes, the page
 is read again, cached or not.
 """
 

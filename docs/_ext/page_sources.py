@@ -73,7 +73,7 @@ def provenance(name: str) -> Any:
     """Return where this build's copy of a data set comes from."""
     from initguide import datasets  # imports torch: only where a page has data
 
-    source = datasets.provenance(name)
+    source = datasets.find(name)
     if source.is_sample:  # the pages need not try the network again, each for itself
         os.environ["INITGUIDE_OFFLINE"] = "1"
     return source
