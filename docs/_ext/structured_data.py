@@ -21,7 +21,11 @@ def add(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: An
         "inLanguage": "en",
         "isAccessibleForFree": True,
         "author": {"@type": "Organization", "name": app.config.author},
-        "isPartOf": {"@type": "WebSite", "name": app.config.project, "url": app.config.html_baseurl},
+        "isPartOf": {
+            "@type": "WebSite",
+            "name": app.config.project,
+            "url": app.config.html_baseurl,
+        },
     }
     text = json.dumps(data, sort_keys=True).replace("<", "\\u003c")
     context["metatags"] += f'\n<script type="application/ld+json">{text}</script>'
