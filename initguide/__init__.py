@@ -31,6 +31,7 @@ from initguide.initializers import (
 from initguide.lsuv import LSUVLayer, LSUVReport, lsuv_
 from initguide.models import logistic_regression, mlp
 from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
+from initguide.propagation import probe
 from initguide.schemes import SCHEMES, Initialization, Scheme, get_scheme, initialize_
 from initguide.statistics import compare, describe, summarize
 from initguide.training import evaluate, train
@@ -72,6 +73,7 @@ __all__ = [
     "lsuv_",
     "mlp",
     "orthogonal_",
+    "probe",
     "recurrent_",
     "summarize",
     "train",

@@ -5,9 +5,15 @@ Every page is opened from the disk and from a server, wide and narrow, light and
 
 import functools
 import http.server
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.parse
+import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +21,7 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-SITE = Path("/tmp/ci/repo/docs/_build/html")
+SITE = Path(__file__).parents[1] / "docs" / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
 PAGES = [page for page in PAGES if not page.startswith(("_static/", "_downloads/"))]
 # One page of each kind, for what depends on the template and not on the text.
@@ -28,6 +34,14 @@ KINDS = [
     "reference/generated/initguide.train.html",
 ]
 WIDTHS = (1280, 390)
+TUTORIAL = "tutorials/watch_bad_weights_stop_learning.html"
+EXECUTE = """if True:
+    import nbformat
+    from nbclient import NotebookClient
+    notebook = nbformat.read("notebook.ipynb", as_version=4)
+    NotebookClient(notebook, kernel_name="python3").execute()
+    print(notebook.cells[0].outputs[0].text)
+"""
 
 every_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
 kinds = pytest.mark.parametrize("page", KINDS)
@@ -142,7 +156,9 @@ def test_links_lead_somewhere(page):
         if address.scheme or address.netloc or link == "#":
             continue
         target = SITE / page
-        if address.path:
+        if address.path.startswith("/"):
+            target = SITE / urllib.parse.unquote(address.path).lstrip("/")
+        elif address.path:
             target = (target.parent / urllib.parse.unquote(address.path)).resolve()
         fragment = urllib.parse.unquote(address.fragment)
         if not target.is_file() or (
@@ -152,7 +168,8 @@ def test_links_lead_somewhere(page):
     assert not broken
 
 
-@every_page
+# The server sends 404.html for any address, however deep, so its links start at the root.
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "404.html"])
 @pytest.mark.parametrize("origin", ["disk", "server"])
 def test_a_page_loads_quietly(page, origin, visit, server):
     shown = visit(f"{SITE.as_uri() if origin == 'disk' else server}/{page}", width=320)
@@ -261,3 +278,46 @@ def test_search_finds_a_scheme_by_any_name(visit, server):
         shown = visit(f"{server}/search.html?q={name}")
         shown.wait_for_selector("#search-results li", timeout=10_000)
         assert shown.told == []
+
+
+@pytest.fixture(scope="session")
+def installed(server, tmp_path_factory):
+    """Install the package as a tutorial's page says, but from this server; return the folder."""
+    text = (SITE / TUTORIAL).read_text(encoding="utf-8")
+    (address,) = set(re.findall(r"pip install (http\S+\.whl)", text))
+    wheel = f"{server}/{address.split('/', 3)[3]}"
+    folder = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", folder, wheel]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def run(code, installed, folder):
+    environment = os.environ | {"PYTHONPATH": str(installed), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def download(server, kind):
+    (link,) = [k for k in links_of(SITE / TUTORIAL).links if "_downloads" in k and kind in k]
+    with urllib.request.urlopen(urllib.parse.urljoin(f"{server}/{TUTORIAL}", link)) as reply:
+        return reply.read()
+
+
+def test_a_downloaded_script_runs_on_the_wheel_that_the_site_serves(installed, server, tmp_path):
+    (tmp_path / "script.py").write_bytes(download(server, ".py"))
+    code = "import runpy, initguide; print(initguide.__file__); runpy.run_path('script.py')"
+    done = run(code, installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(installed))
+
+
+def test_a_downloaded_notebook_runs_on_it_too(installed, server, tmp_path):
+    notebook = json.loads(download(server, ".ipynb"))
+    first = "".join(notebook["cells"][0]["source"])
+    assert re.fullmatch(r"%pip install http\S+\.whl", first)
+    notebook["cells"][0]["source"] = "import initguide; print(initguide.__file__)"
+    (tmp_path / "notebook.ipynb").write_text(json.dumps(notebook))
+    done = run(EXECUTE, installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout
