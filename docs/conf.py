@@ -43,6 +43,7 @@ tutorials = [
     "match_scheme_activation_and_depth.py",
     "ask_what_batch_norm_changes.py",
     "fine_tune_a_new_head.py",
+    "find_the_gain_of_any_activation.py",
 ]
 if unmatched := set(tutorials) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
     raise ConfigError(f"tutorials in conf.py and docs/gallery disagree on {sorted(unmatched)}")

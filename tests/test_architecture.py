@@ -33,6 +33,7 @@ ORDER = [
     "training",
     "statistics",
     "propagation",
+    "theory._layers",
     "theory.mean_field",
     "theory.derivations",
     "theory",

@@ -1,0 +1,390 @@
+r"""What size has a signal behind each layer of a wide random network, and its gradient?
+
+At infinite width and with independent weights a layer's pre-activations are Gaussian, so that
+two maps from layer to layer say everything: of their variance ``q``, and of the correlation
+``c`` of two inputs. Weights have variance ``sigma_w**2 / fan_in``, biases ``sigma_b**2``
+[poole2016]_ [schoenholz2017]_. `predict` adds finite width, and weights that have a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from initguide.gains import Function
+from initguide.initializers import Fans
+from initguide.schemes import Scheme
+from initguide.theory._layers import (
+    Rows,
+    _activate,
+    _coerce,
+    _gradients,
+    _linear,
+    _mean,
+    _moments,
+    _products,
+    _Signal,
+    _Units,
+    _units,
+    _variance,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FixedPoint",
+    "correlation_map",
+    "critical_sigma_w",
+    "fixed_point",
+    "jacobian_spectrum",
+    "predict",
+    "variance_map",
+]
+
+Numbers = Any  # a float, or a numpy array where an argument was one
+
+_LIMIT = 1e24  # stands for q = infinity, its inverse for q = 0: phi is as good as linear there
+_SLACK = 1e-10  # relative error of an expectation, and then some
+
+
+class FixedPoint(NamedTuple):
+    r"""Where both maps come to rest, and how fast.
+
+    Attributes
+    ----------
+    q, c : float or numpy.ndarray
+        Variance of the pre-activations (0: the signal vanishes, infinity: it grows without
+        bound), and correlation of two inputs (1: they become alike).
+    chi_1, chi_c : float or numpy.ndarray
+        :math:`\sigma_w^2 E[\phi'(u_1) \phi'(u_2)]` at correlation 1, the factor of a gradient's
+        second moment in a layer, and at ``c``. ``chi_1`` above 1 is chaos, below 1 order.
+    xi_q, xi_c, xi_gradient : float or numpy.ndarray
+        Layers in which the distances to ``q`` and to ``c`` and the gradient's second moment
+        fall by the factor :math:`e`; negative where they grow.
+    """
+
+    q: Numbers
+    c: Numbers
+    chi_1: Numbers
+    chi_c: Numbers
+    xi_q: Numbers
+    xi_c: Numbers
+    xi_gradient: Numbers
+
+
+@torch.no_grad()
+def variance_map(
+    activation: str | Function, q: ArrayLike, sigma_w: ArrayLike, sigma_b: ArrayLike = 0.0
+) -> Numbers:
+    r"""Return the variance behind a layer: :math:`\sigma_w^2 E[\phi(\sqrt q z)^2] + \sigma_b^2`.
+
+    Eq. (3) in [poole2016]_. Numbers and arrays broadcast.
+
+    Examples
+    --------
+    >>> bool(abs(variance_map("relu", 1.0, 2**0.5) - 1) < 1e-12)  # as He intended
+    True
+    """
+    old, w, b = _tensors(q, sigma_w, sigma_b)
+    return _numbers(_variance(_coerce(activation), old, w**2, b**2))
+
+
+@torch.no_grad()
+def correlation_map(
+    activation: str | Function,
+    c: ArrayLike,
+    q: ArrayLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike = 0.0,
+) -> Numbers:
+    r"""Return the correlation behind a layer, of two inputs that both have variance ``q``.
+
+    :math:`(\sigma_w^2 E[\phi(u_1) \phi(u_2)] + \sigma_b^2) / q'`, where :math:`u_1, u_2` have
+    variance ``q`` and correlation ``c``, and :math:`q'` is that of `variance_map`; eq. (5) in
+    [poole2016]_.
+    """
+    phi = _coerce(activation)
+    old, size, w, b = _tensors(c, q, sigma_w, sigma_b)
+    if bool((old.abs() > 1).any()):
+        raise ValueError(
+            f"c={_numbers(old)} is no correlation: expected -1 to 1. Divide a covariance by q."
+        )
+    both = w**2 * _products(phi, old, size)[0] + b**2
+    return _numbers(both / _variance(phi, size, w**2, b**2))
+
+
+@torch.no_grad()
+def fixed_point(
+    activation: str | Function,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike = 0.0,
+    *,
+    q_0: float = 1.0,
+) -> FixedPoint:
+    r"""Find where the maps lead from an input of variance ``q_0``.
+
+    Parameters
+    ----------
+    activation : str, Activation, nn.Module or callable
+        The nonlinearity :math:`\phi`.
+    sigma_w, sigma_b : float or array
+        They broadcast: a row and a column make a phase diagram.
+    q_0 : float
+        Start of the iteration: GELU and SiLU have several fixed points. Where every variance
+        is one, as for ReLU with :math:`\sigma_w = \sqrt 2`, it stays.
+
+    Returns
+    -------
+    FixedPoint
+
+    Notes
+    -----
+    The variance that iteration would meet first is found by bisection, in steps of a quarter in
+    its logarithm. The map of ``c`` is convex and fixes 1: if its slope there, ``chi_1``, is above
+    1 it has one more fixed point, to which Newton's method climbs. Where ``q`` is 0 or infinite,
+    ``c`` is 1 by convention. [poole2016]_ [schoenholz2017]_
+
+    ``q`` and ``chi_1`` are good to about 1e-9 and ``c`` to 1e-6, where ``q`` is below 100; do not
+    trust ``chi_c`` and ``xi_c`` within 1e-3 of the edge if the activation has a kink.
+
+    Examples
+    --------
+    >>> fixed_point("relu", [1.0, 2.0]).q.tolist()
+    [0.0, inf]
+    """
+    phi = _coerce(activation)
+    if not (math.isfinite(q_0) and q_0 > 0):
+        raise ValueError(f"q_0={q_0!r} is no variance to start from: expected a positive number.")
+    w, b = (x.square() for x in _tensors(sigma_w, sigma_b))
+    shape, w, b = w.shape, w.flatten(), b.flatten()
+    grid = math.log(q_0) + torch.arange(-240, 241).double() / 4
+    growth = _variance(phi, grid.exp(), w[:, None], b[:, None]) / grid.exp() - 1
+    up = growth[:, 240] > 0
+    passed = torch.where(up[:, None], growth[:, 240:], -growth[:, :241].flip(1)) < -_SLACK
+    step, way = passed.int().argmax(1), torch.where(up, 1, -1)
+    q = _bisect(
+        lambda x: (_variance(phi, x.exp(), w, b) > x.exp()) == up,
+        grid[240 + way * (step - 1).clamp(min=0)],
+        grid[240 + way * step],
+    ).exp()
+    q = torch.where(passed.any(1), q, torch.where(up, math.inf, 0.0))
+    q = torch.where(growth[:, 240].abs() <= _SLACK, q_0, q)
+
+    near = q.clamp(1 / _LIMIT, _LIMIT)
+    chi_1 = w * _mean(phi, lambda x: phi.derivative(x) ** 2, near)
+    slope = w * _mean(phi, lambda x: phi(x) * phi.derivative(x) * x, near) / near
+    c, chi_c = torch.ones_like(q), chi_1.clone()
+    (rest,) = torch.where((chi_1 > 1 + _SLACK) & (q > 0) & q.isfinite())
+    # (c' - c) / (1 - c) is concave: its chord crosses 0 below the root, and c' - c is convex,
+    # so that Newton's method climbs from there.
+    zero = (w * _mean(phi, phi.function, near) ** 2 + b) / near
+    c[rest] = (zero / (zero + chi_1 - 1))[rest]
+    whole = torch.ones_like(q)
+    whole[rest] = _products(phi, whole[rest], q[rest])[0]
+    for _ in range(50):  # c' from its distance to 1, where errors of the quadrature cancel
+        if not len(rest):
+            break
+        both, slopes = _products(phi, c[rest], q[rest])
+        chi_c[rest] = w[rest] * slopes
+        away = 1 - c[rest] - w[rest] * (whole[rest] - both) / q[rest]
+        move = away / (1 - chi_c[rest])
+        c[rest] = (c[rest] + move).clamp(0, 1)
+        rest = rest[move.abs() > 1e-7]
+    # At the edge itself rounding must not decide the sign of infinity.
+    rates = (torch.where((x - 1).abs() < _SLACK, 0.0, -x.log()) for x in (slope, chi_c, chi_1))
+    found = (q, c, chi_1, chi_c, *(1 / rate for rate in rates))
+    return FixedPoint(*(_numbers(x.reshape(shape)) for x in found))
+
+
+@torch.no_grad()
+def critical_sigma_w(activation: str | Function, sigma_b: ArrayLike = 0.0) -> Numbers:
+    r"""Find the edge of chaos: the ``sigma_w`` at which ``chi_1`` is 1.
+
+    A variance ``q`` is both critical and fixed if :math:`\sigma_w^2 = 1 / E[\phi'(\sqrt q z)^2]`
+    and :math:`\sigma_b^2 = q - \sigma_w^2 E[\phi(\sqrt q z)^2]`. The smallest is found by
+    bisection: 0 for tanh without bias, infinity for ReLU with one. It need not be stable: the
+    signal of GELU and SiLU leaves it, for an ordered fixed point or for infinity.
+
+    Examples
+    --------
+    >>> bool(abs(critical_sigma_w("tanh") - 1) < 1e-9)
+    True
+    """
+    phi = _coerce(activation)
+
+    def inverse(q: Tensor) -> Tensor:
+        return _mean(phi, lambda x: phi.derivative(x) ** 2, q)
+
+    def excess(x: Tensor, b: Tensor) -> Tensor:
+        q = x.exp()
+        return 1 - (_variance(phi, q, 1 / inverse(q), b)) / q
+
+    (bias,) = _tensors(sigma_b)
+    b, grid = bias.flatten() ** 2, torch.arange(-200, 201).double() / 4
+    sign = excess(grid, b[:, None])
+    over, under = sign > _SLACK, sign < -_SLACK
+    first = torch.where(over.any(1), over.int().argmax(1), 401)
+    under &= torch.arange(401) < first[:, None]
+    last = 400 - under.flip(1).int().argmax(1)
+    q = _bisect(lambda x: excess(x, b) < 0, grid[last], grid[first.clamp(max=400)]).exp()
+    q = torch.where(first > 400, _LIMIT, torch.where(under.any(1), q, 1 / _LIMIT))
+    return _numbers(inverse(q).rsqrt().reshape(bias.shape))
+
+
+@torch.no_grad()
+def jacobian_spectrum(
+    activation: str | Function,
+    depth: int,
+    sigma_w: float,
+    sigma_b: float = 0.0,
+    *,
+    orthogonal: bool = False,
+) -> tuple[float, float]:
+    r"""Return mean and variance of the squared singular values of a network's Jacobian.
+
+    :math:`\chi_1^L` and :math:`\chi_1^{2L} L (E[\phi'^4] / E[\phi'^2]^2 - s)` at the fixed point,
+    for :math:`L` layers of equal width; :math:`s` is 0 for Gaussian weights and 1 for orthogonal
+    ones [pennington2018]_.
+
+    Examples
+    --------
+    >>> abs(jacobian_spectrum("linear", 8, 1.0, orthogonal=True)[1]) < 1e-9  # dynamical isometry
+    True
+    """
+    phi = _coerce(activation)
+    point = fixed_point(phi, sigma_w, sigma_b)
+    q = torch.tensor(point.q, dtype=torch.float64).clamp(1 / _LIMIT, _LIMIT)
+    second = _mean(phi, lambda x: phi.derivative(x) ** 2, q)
+    fourth = _mean(phi, lambda x: phi.derivative(x) ** 4, q)
+    mean = point.chi_1**depth
+    return mean, mean**2 * depth * (float(fourth / second**2) - orthogonal)
+
+
+@torch.no_grad()
+def predict(
+    *widths: int,
+    activation: str | Function = "relu",
+    scheme: str | Scheme | tuple[float, float] = "he_normal",
+    inputs: Tensor | None = None,
+    level: float = 0.999,
+) -> pd.DataFrame:
+    r"""Predict what `probe` measures in ``mlp(*widths, activation=activation)``.
+
+    Parameters
+    ----------
+    *widths : int
+        Inputs, hidden units of each layer, outputs.
+    activation : str, Activation, nn.Module or callable
+        What follows each hidden layer.
+    scheme : str or Scheme or (sigma_w, sigma_b)
+        How weights and biases are drawn: their means and variances count.
+    inputs : Tensor, optional
+        A batch, of which each input's mean and second moment count. One input with mean 0 and
+        second moment 1 by default.
+    level : float
+        Share of all networks whose value is from ``low`` to ``high``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The layers table with ``origin`` ``predicted`` and columns ``low, high``; numbers and
+        names of the layers are those of `probe`. Quantities: ``mean``, ``second_moment`` and
+        ``gradient_second_moment``, relative to that of ``output``, where gradients are taken to
+        sum to 0, as those of cross-entropy do.
+
+    Raises
+    ------
+    ValueError
+        If the widths make no network, the inputs do not fit or ``level`` is not in (0, 1).
+
+    Notes
+    -----
+    Given a layer's :math:`n` inputs, of mean :math:`m_1` and second moment :math:`m_2`, its units
+    are independent Gaussians of mean :math:`A = n \mu m_1 + \mu_b` and variance :math:`K = n v
+    m_2 + v_b`: weights have mean :math:`\mu` and variance :math:`v`, biases :math:`\mu_b` and
+    :math:`v_b`. As averages over units, :math:`m_1, m_2` fluctuate around :math:`E[\phi],
+    E[\phi^2]` with covariance :math:`\text{Cov}(\phi, \phi^2) / n`. What they hand on makes
+    :math:`K` log-normal, where :math:`\ln K` has the variance
+
+    .. math:: s_{l+1}^2 = \ln\left(1 + \frac{(n v m_2)^2}{K_{l+1}^2} \left[
+        e^{s_l^2} \frac{\text{Var}(\phi^2)}{n\,m_2^2}
+        + \left(e^{s_l^2} - 1\right) \left(\frac{d \ln m_2}{d \ln K_l}\right)^2\right]\right),
+
+    for ReLU :math:`\ln(1 + 5/n)` more each layer, as in [hanin2018]_. :math:`A` is Gaussian
+    where weights with a mean first see a signal that fluctuates; from there on its values are
+    followed one by one. A layer's own average counts as gamma-distributed [wilson1931]_; in the
+    logarithm both half-widths add in quadrature. Where fewer than five units decide,
+    :math:`\text{Var}(\phi^2) > n\,m_2^2 / 5`, and for gradients behind weights with a mean, the
+    band is Markov's: 0 to ``value / (1 - level)``. For single precision none is narrower than
+    1e-6 of the value.
+
+    A batch's inputs count as wholly dependent, gradients as independent of the signal. So bands
+    may be too wide, also for orthogonal weights; below some 30 units they are approximate.
+
+    Examples
+    --------
+    >>> table = predict(784, 100, 100, 10, activation="relu", scheme="he_normal")
+    >>> signal = table[table["quantity"] == "second_moment"].set_index("name")["value"]
+    >>> [float(signal[name].round(6)) for name in ("hidden1", "hidden2", "output")]
+    [2.0, 2.0, 2.0]
+    """
+    import pandas as pd
+
+    if len(widths) < 2 or min(widths) < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"widths {widths}, level={level!r}: expected at least two positive sizes, inputs first "
+            "and outputs last, and a level between 0 and 1, as in predict(784, 100, 10)."
+        )
+    x = torch.tensor([[1.0, -1.0]]) if inputs is None else inputs.reshape(len(inputs), -1)
+    if inputs is not None and x.shape[1] != widths[0]:
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)} have {x.shape[1]} features: expected "
+            f"{widths[0]}, the first width. Pass a batch as the model takes it."
+        )
+    phi, x = _coerce(activation), x.cpu().double()
+    zero = torch.zeros(len(x), 1).double()
+    mean, square = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True)
+    signal = _Signal(torch.zeros(1).double(), mean, square, zero, zero, zero, zero > 0)
+    rows: Rows = []
+    layers: list[tuple[int, float, float, _Units]] = []
+    for number, fans in enumerate(map(Fans._make, pairwise(widths)), start=1):
+        hidden = number < len(widths) - 1
+        rule = _moments(scheme, fans, hidden)
+        units = _units(signal, fans.fan_in, *rule)
+        layers.append((fans.fan_out, *rule[:2], units))
+        name = f"hidden{number}" if hidden else "output"
+        rows += _linear((2 * number, name), units, fans.fan_out, level)
+        if hidden:
+            place = (2 * number + 1, f"activation{number}")
+            signal, more = _activate(place, phi, units, fans.fan_out, level)
+            rows += more
+    rows += _gradients(phi, layers, level)
+    columns = ["layer", "name", "quantity", "value", "low", "high"]
+    data = [(*place, *(float(x.mean()) for x in numbers)) for *place, numbers in rows]
+    table = pd.DataFrame(data, columns=columns).sort_values("layer", kind="stable")
+    table.insert(4, "origin", "predicted")
+    return table.reset_index(drop=True)
+
+
+def _bisect(further: Function, near: Tensor, far: Tensor) -> Tensor:
+    for _ in range(50):
+        middle = (near + far) / 2
+        on = further(middle)
+        near, far = torch.where(on, middle, near), torch.where(on, far, middle)
+    return near
+
+
+def _tensors(*numbers: ArrayLike) -> list[Tensor]:
+    """Return tensors of one shape."""
+    return [torch.tensor(x, dtype=torch.float64) for x in np.broadcast_arrays(*numbers)]
+
+
+def _numbers(x: Tensor) -> Numbers:
+    return x.numpy() if x.dim() else x.item()
