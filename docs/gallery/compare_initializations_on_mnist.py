@@ -3,12 +3,12 @@ Compare five initializations on MNIST
 =====================================
 
 **Does the initialization decide how well a small network learns MNIST?** Only a bad one does.
-Weights from :math:`N(0, 1)` cost several points of test accuracy; PyTorch's default, LeCun, Xavier
+Weights from :math:`N(0, 1)` cost several points of test accuracy. PyTorch's default, LeCun, Xavier
 and He differ from each other by a small part of that, if at all.
 
-:cite:t:`dlwizard_init` trains five such networks once each and ranks them. Here the same five,
-and three more that the question needs, run under ten seeds each, so that a difference can be
-told from luck.
+:cite:t:`dlwizard_init` trains five networks once each and ranks them. Here are the same five with
+ten seeds each, so that a difference can be told from luck. Three more fill the gaps: LeCun's and
+He's weights with tanh, and PyTorch's default with ReLU.
 
 *What you need:* ``initguide``, and two minutes on two processor cores.
 """
@@ -53,7 +53,7 @@ for _ in range(5):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scheduler.step()  # after the epoch's optimizer steps, not before them
+    scheduler.step()  # once an epoch, after the optimizer's steps
 
 with torch.no_grad():
     right = model(data.test_inputs).argmax(dim=1) == data.test_targets
@@ -63,13 +63,13 @@ print(f"test accuracy of one run: {right.double().mean():.2%}")
 # Eight initializations, ten seeds each
 # -------------------------------------
 # An :class:`~initguide.ensemble.Ensemble` holds a model for each scheme and seed, and
-# :func:`~initguide.training.train` steps them all together by the same rule as above. Runs of one
-# seed share their random numbers and their batches: what differs between them is the scheme. All
-# biases start at zero, but for PyTorch's default, which draws them too.
+# :func:`~initguide.training.train` trains them all together, each as above. The runs of one seed
+# share their random numbers and their batches, so that only the scheme differs between them. All
+# biases start at zero, except under PyTorch's default, which draws them at random.
 
 schemes = {
     "tanh": [
-        "standard_normal",
+        "standard_normal",  # N(0, 1)
         "torch_default",
         "lecun_normal",
         "xavier_normal",
@@ -77,7 +77,6 @@ schemes = {
     ],
     "ReLU": ["torch_default", "xavier_normal", "he_normal"],
 }
-steps = 5 * -(-len(data.train_inputs) // 100)
 tables = []
 for activation, names in schemes.items():
     make_model = partial(mlp, 784, 100, 10, activation=activation.lower())
@@ -88,42 +87,39 @@ for activation, names in schemes.items():
         lr=0.1,
         optimizer=partial(torch.optim.SGD, momentum=0.9, nesterov=True),
         scheduler=partial(StepLR, step_size=1, gamma=0.96),
-        evaluate_every=-(-steps // 6),  # every 500 steps on the complete data
+        evaluate_every=len(data.train_inputs) // 120,  # 500 steps on the complete data
     )
     tables.append(history.frame().assign(activation=activation))
 runs = pd.concat(tables)
 condition = ["scheme", "activation"]
 
 # %%
-# Test accuracy while they train
-# ------------------------------
-# Bands are 95 % intervals of the mean over seeds. One curve stands apart; the band of every other
-# one lies on its neighbours.
+# Test accuracy during training
+# -----------------------------
+# Bands are 95 % intervals of the mean over seeds. One curve stands apart. The others lie on top of
+# each other.
 
-trained = runs[runs["step"] > 0]
-ax = plot_curves(trained, by=condition)
+ax = plot_curves(runs[runs["step"] > 0], by=condition)
 ax.set(title="N(0, 1) starts behind and stays behind")
 plt.show()
 
 # %%
-# What each one reached
-# ---------------------
-# Here are the others, without :math:`N(0, 1)`. A tick is one seed, the bar the 95 % interval of
-# their mean. A single run, which is all that a table of one seed has, could have been any of the
-# ticks.
+# Test accuracy after five epochs
+# -------------------------------
+# The same at the end, without :math:`N(0, 1)`. A tick is one seed, and the bar is the 95 %
+# interval of their mean. Whoever trains each network once gets one tick from each row.
 
 others = runs[runs["scheme"] != "standard_normal"]
-plot_means(others, by=condition).set(
-    title="After five epochs: seven initializations"
-)
+ax = plot_means(others, by=condition)
+ax.set(title="Seven initializations, ten seeds each")
 plt.show()
 
 # %%
-# The source's figure stands beside ours. It calls PyTorch's default "LeCun", but the default's
-# variance is a third of LeCun's :math:`1/n`; the row of true LeCun weights is ours alone. If the
-# source's run is one more draw like ours, its accuracy should fall into the range for a single
-# new run (99 %, since five are checked). That can only be asked of the complete data, which the
-# source trained on.
+# The source's accuracies stand in the last column. It calls PyTorch's default "LeCun", but the
+# default's variance is a third of LeCun's :math:`1/n`. If a run of the source is one more draw
+# like ours, its accuracy should lie between ``run_low`` and ``run_high``, the range in which we
+# expect a single new run (99 % of the time, as five are checked). This can only be asked of the
+# complete data, which the source trained on. In percent:
 
 reported = pd.Series(
     {
@@ -134,18 +130,16 @@ reported = pd.Series(
         ("he_normal", "ReLU"): 0.9739,
     }
 )
-last = runs[(runs["step"] == steps) & (runs["metric"] == "accuracy")]
+last = runs[(runs["step"] == runs["step"].max()) & (runs["metric"] == "accuracy")]
 table = summarize(last, by=condition).set_index(condition)
 sure = summarize(last, by=condition, level=0.99).set_index(condition)
 spread = (sure["n"] + 1) ** 0.5 * (sure["high"] - sure["mean"])  # of one more run
 table = table[["mean", "low", "high"]].assign(
     run_low=sure["mean"] - spread, run_high=sure["mean"] + spread, source=reported
 )
-(100 * table).rename(index=lambda name: look(name).label).round(2)
-
-# %%
 inside = table["source"].between(table["run_low"], table["run_high"])
 assert data.is_sample or inside[reported.index].all()
+(100 * table).rename(index=lambda name: look(name).label).round(2)
 
 # %%
 # Which differences are real?
@@ -157,27 +151,23 @@ comparison = compare(runs, by=condition)
 print(describe(comparison))
 
 # %%
-# Here are the pairs of the source's own five runs, filled where the difference is real:
+# The source ranks four good runs. Here are their pairs, filled where the difference is real:
 
-keys = [", ".join(key) for key in reported.index]
-five = comparison[comparison["a"].isin(keys) & comparison["b"].isin(keys)]
-good = five[(five[["a", "b"]] != "standard_normal, tanh").all(axis=1)]
-title = f"Without N(0, 1), {good['real'].sum()} of {len(good)} differences are real"
-plot_comparison(five).set(title=title)
+keys = [", ".join(key) for key in reported.index[1:]]
+good = comparison[comparison["a"].isin(keys) & comparison["b"].isin(keys)]
+ax = plot_comparison(good)
+ax.set(title=f"{good['real'].sum()} of {len(good)} differences are real")
 plt.show()
 
 # %%
-# One seed cannot rank the other seven. This is how often each of them came first in our ten:
+# Each seed makes a ranking of its own. How many seeds had each of them on top:
 
-wide = last.assign(run=last[condition].agg(", ".join, axis=1)).pivot(
-    index="seed", columns="run", values="value"
-)
-first = wide.idxmax(axis=1).value_counts()
-first.rename("seeds won").rename(index=lambda name: look(name).label).to_frame()
+on_top = last.reset_index(drop=True).groupby("seed")["value"].idxmax()
+winners = last.reset_index(drop=True).loc[on_top].value_counts(condition)
+winners.rename(index=lambda name: look(name).label).to_frame("seeds")
 
 # %%
-# The claim of this page, as the build checks it: :math:`N(0, 1)` is worse than each of the
-# others, by more than any two of the others can differ.
+# To check the answer at the top: :math:`N(0, 1)` costs more than any two of the others can differ.
 
 bad = "standard_normal, tanh"
 is_bad = (comparison["a"] == bad) | (comparison["b"] == bad)
@@ -189,7 +179,7 @@ print(f"N(0, 1) costs at least {100 * least_cost:.2f} points of accuracy;")
 print(f"the others differ from each other by at most {100 * widest_rest:.2f}.")
 
 # %%
-# What this page found of the source's claims:
+# What this page found of the source's claims; the page on evidence collects them:
 
 verdicts = inside.map({True: "holds", False: "wrong"})
 if inside["torch_default", "tanh"]:
@@ -207,15 +197,14 @@ findings["S3.6"] = {
     "high": widest["high"],
 }
 if data.is_sample:  # the source's figures are of the complete data
-    findings = {
-        claim: found | {"verdict": None} for claim, found in findings.items()
-    }
+    for found in findings.values():
+        found["verdict"] = None
 pd.DataFrame(findings).T
 
 # %%
 # What this does not show
 # -----------------------
-# One hidden layer forgives. A weight variance that is off by a factor three is off by three at
-# the output here, but by :math:`3^{30}` after thirty layers: depth is where LeCun, Xavier and He
-# part. Nor does "no difference shown" mean that there is none, only that ten seeds cannot
-# see one larger than the intervals above.
+# What happens in deep networks. A variance that is three times too small hardly matters in one
+# hidden layer. In thirty layers these factors multiply to :math:`3^{30}`, and there LeCun, Xavier
+# and He part ways. Nor does "no difference shown" mean that there is none: only that ten seeds
+# cannot see one larger than the intervals above.

@@ -1,25 +1,26 @@
-"""
+r"""
 Keep the variance level
 =======================
 
-**How large should a weight be?** So large that a layer hands on as much as it gets. Every layer
-multiplies the variance of the signal, and that of the gradient on its way back, by a factor that
-the weights decide. Thirty layers take it to the power of thirty.
+**How large should a weight be?** Large enough that a layer makes its signal neither larger nor
+smaller. For a unit with :math:`n` inputs, that is a variance of :math:`2/n` with ReLU and about
+:math:`1/n` with tanh. Any other variance multiplies the signal by some factor in every layer, and
+the gradient too. After thirty layers little is left of it, or far too much.
 
-:cite:t:`dlwizard_init` tells of growing variance and names the cures. Here the factor is measured
-layer by layer, and predicted: forward and backward, for ReLU and tanh, under ten seeds.
+:cite:t:`dlwizard_init` describes the growing variance and names the remedies. Here we predict the
+factor of a layer and measure it, forwards and backwards, with ten seeds.
 
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.ticker import PercentFormatter
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,318 +38,253 @@ from initguide import (
 )
 
 data = datasets.mnist()
-images, digits = data.test_inputs[:128].double(), data.test_targets[:128]
+images, digits = data.test_inputs[:128].flatten(1), data.test_targets[:128]
 seeds = range(10)
 data
 
 # %%
-# N(0, 1): the wider the layer, the larger its sums
-# -------------------------------------------------
-# A pre-activation :math:`z` sums :math:`n` products. If weights and inputs are independent and the
-# weights' mean is zero, its variance is :math:`n \operatorname{Var}(w)` times the mean square of
-# the inputs. With :math:`\operatorname{Var}(w) = 1` it should grow in proportion to :math:`n`.
+# N(0, 1): the wider the layer, the larger the signal
+# ---------------------------------------------------
+# Before its activation a unit computes :math:`z = w_1 x_1 + \dots + w_n x_n`. If the weights have
+# mean 0 and are independent of the inputs, then :math:`z` has mean 0 too, and its variance is
+# :math:`n \operatorname{Var}(w)` times the mean square of the inputs. With
+# :math:`\operatorname{Var}(w) = 1` it should grow in proportion to :math:`n`. Here the :math:`n`
+# inputs are the outputs of a first layer:
 
-widths = [32, 64, 128, 256, 512, 1024]
 rows = []
-for name in ("tanh", "relu"):
-    for seed in seeds:
-        for n in widths:
-            generator = torch.Generator().manual_seed(seed)
-            first, second = nn.Linear(784, n).double(), nn.Linear(n, 512).double()
-            for layer in (first, second):
-                nn.init.normal_(
-                    layer.weight, mean=0.0, std=1.0, generator=generator
-                )
-                nn.init.zeros_(layer.bias)
-            with torch.no_grad():
-                z = second(ACTIVATIONS[name](first(images.flatten(1))))
-            rows.append((f"z after {name}", n, seed, z.square().mean().item()))
-            if name == "relu":
-                rows.append(("weights", n, seed, second.weight.var().item()))
-growth = pd.DataFrame(rows, columns=["of", "width", "seed", "value"])
+for seed, n in product(seeds, [32, 64, 128, 256, 512, 1024]):
+    torch.manual_seed(seed)
+    first, second = nn.Linear(784, n), nn.Linear(n, 512)
+    for layer in (first, second):
+        nn.init.normal_(layer.weight, mean=0.0, std=1.0)
+        nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        variances = {
+            "z behind ReLU": second(torch.relu(first(images))).square().mean(),
+            "z behind tanh": second(torch.tanh(first(images))).square().mean(),
+            "the weights": second.weight.var(),
+        }
+    rows += [(name, n, seed, v.item()) for name, v in variances.items()]
+growth = pd.DataFrame(rows, columns=["variance of", "inputs", "seed", "value"])
 
-ax = plt.gca()
-styles = {
-    "z after relu": ("#009E73", "o"),
-    "z after tanh": ("#0072B2", "^"),
-    "weights": ("#CC79A7", "s"),
-}
-for name, (color, marker) in styles.items():
-    line = summarize(growth[growth["of"] == name], by="width")
-    ax.plot(line["width"], line["mean"], color=color, marker=marker, label=name)
-    ax.fill_between(
-        line["width"], line["low"], line["high"], color=color, alpha=0.3
-    )
-ax.set(
-    title="What grows with the width is the signal's variance", ylabel="variance"
-)
-ax.set(xscale="log", yscale="log", xlabel="width n of the layer before")
-ax.set_xticks(widths, widths)
-ax.legend()
+means = summarize(growth, by=["variance of", "inputs"])
+for name, line in means.groupby("variance of"):
+    plt.loglog(line["inputs"], line["mean"], "o-", label=name)
+    plt.fill_between(line["inputs"], line["low"], line["high"], alpha=0.3)
+plt.title("What grows with the width is the variance of z")
+plt.xticks(line["inputs"], line["inputs"])
+plt.xlabel("number of inputs n")
+plt.ylabel("variance")
+plt.legend()
 plt.show()
 
 # %%
-# :cite:t:`dlwizard_init` sums up: "growing weight variance". The weights' variance is 1 at each
-# width; what grows is the variance of what they compute. The slopes of log variance over log
-# width, fitted seed by seed:
+# :cite:t:`dlwizard_init` sums this up as "growing weight variance". But the variance of the weights
+# is 1 at every width. What grows is the variance of :math:`z`. In proportion means a slope of 1 on
+# these axes; fitted for each seed, the slopes are:
 
 
-def slope(table):
-    """Return the slope of log variance over log width."""
-    return np.polyfit(np.log(table["width"]), np.log(table["value"]), 1)[0]
+def fit(table):
+    return np.polyfit(np.log(table["inputs"]), np.log(table["value"]), 1)[0]
 
 
-per_seed = growth.groupby(["of", "seed"])[["width", "value"]].apply(slope)
-per_seed = per_seed.rename("value").reset_index()
-wide = summarize(per_seed, by="of", level=0.999).set_index("of")
-assert wide.drop("weights").eval("low <= 1 <= high").all()
-assert wide.loc["weights", "high"] < wide.drop("weights")["low"].min()
-slopes = summarize(per_seed, by="of").set_index("of")[["mean", "low", "high"]]
+slopes = growth.groupby(["variance of", "seed"])[["inputs", "value"]].apply(fit)
+slopes = slopes.rename("value").reset_index()
+sure = summarize(slopes, by="variance of", level=0.999).set_index("variance of")
+assert sure.drop("the weights").eval("low <= 1 <= high").all()
+assert sure.loc["the weights", "high"] < sure.drop("the weights")["low"].min()
+slopes = summarize(slopes, by="variance of").set_index("variance of")
+slopes = slopes[["mean", "low", "high"]]
 slopes.round(3)
 
 # %%
-# Thirty layers: measured and predicted
+# Thirty layers: predicted and measured
 # -------------------------------------
-# Each layer as wide as the one before, 256 units. Then a layer multiplies the signal's mean square
-# :math:`q` by :math:`n \operatorname{Var}(w)` and by what the activation leaves of it. The gradient
-# meets the same weights, and the activation's slope:
+# Now thirty ReLU layers of :math:`n = 256` units. Let :math:`q_l` be the mean square of the
+# :math:`z` in layer :math:`l`, and :math:`g_l` the mean square of the gradient with respect to
+# them. ReLU sets half of the :math:`z` to zero, and blocks the gradient there. So, with biases
+# :math:`b`:
 #
 # .. math::
 #
-#    q_{l+1} = n \operatorname{Var}(w)\, E[\phi(\sqrt{q_l}\, x)^2] + \operatorname{Var}(b), \qquad
-#    g_l = n \operatorname{Var}(w)\, E[\phi'(\sqrt{q_l}\, x)^2]\, g_{l+1},
-#
-# with :math:`x` normal, which holds for wide layers :cite:p:`poole2016,schoenholz2017`. ReLU leaves
-# half of both, so its factor is :math:`n \operatorname{Var}(w) / 2`.
+#    q_{l+1} = \frac{n \operatorname{Var}(w)}{2}\, q_l + \operatorname{Var}(b), \qquad
+#    g_l = \frac{n \operatorname{Var}(w)}{2}\, g_{l+1}
 
 n, depth = 256, 30
-size = {  # n Var(w) between layers of n units, and Var(b)
+rules = {  # n Var(w), and Var(b)
     "standard_normal": (n, 0),
     "torch_default": (1 / 3, 1 / (3 * n)),
-    "lecun_normal": (1, 0),
-    "xavier_normal": (1, 0),
+    "xavier_normal": (1, 0),  # LeCun's too, as all layers have the same width
     "he_normal": (2, 0),
 }
 
 
 def measure(activation, scheme, seed):
-    """Return by layer: mean squares, variance over images, and the share of units that are off."""
+    """Return quantities of an untrained network, with a value for each hidden layer."""
     model = mlp(784, *[n] * depth, 10, activation=activation).double()
     initialize_(model, scheme, generator=torch.Generator().manual_seed(seed))
-    signal, layers = images, []
+    signal, hidden = images.double(), []
     for name, module in model.named_children():
         signal = module(signal)
         if name.startswith("hidden"):
             signal.retain_grad()
-            layers.append(signal)
-    F.cross_entropy(signal, digits, reduction="sum").backward()
-    gradient = torch.stack([z.grad.square().mean() for z in layers])
+            hidden.append(signal)
+    F.cross_entropy(signal, digits).backward()
+    last = hidden[-1].grad.square().mean()
     return {
-        "signal": torch.stack([z.square().mean() for z in layers]),
-        "gradient": gradient / gradient[-1],
-        "between images": torch.stack([z.var(dim=0).mean() for z in layers]),
-        "off": torch.stack([(z <= 0).all(dim=0).double().mean() for z in layers]),
+        "signal": [z.square().mean().item() for z in hidden],
+        "gradient": [(z.grad.square().mean() / last).item() for z in hidden],
+        "between images": [z.var(dim=0).mean().item() for z in hidden],
+        "off": [(z <= 0).all(dim=0).double().mean().item() for z in hidden],
     }
 
 
-def predict(activation, scheme, q):
-    """Return the predicted mean squares of signal and gradient, given the first signal's."""
-    weights, biases = size[scheme]
-    x = torch.linspace(-8, 8, 2001, dtype=torch.double)
-    density = torch.exp(-(x**2) / 2) / torch.exp(-(x**2) / 2).sum()
-    phi, signal, factor = ACTIVATIONS[activation], [q], []
+def predict(scheme, first):
+    """Return signal and gradient in each ReLU layer, given the first signal."""
+    n_var_w, var_b = rules[scheme]
+    signal, gradient = [first], [1.0]
     for _ in range(depth - 1):
-        z = signal[-1] ** 0.5 * x
-        factor.append(weights * (density * phi.derivative(z) ** 2).sum().item())
-        signal.append(weights * (density * phi(z) ** 2).sum().item() + biases)
-    return {"signal": signal, "gradient": np.cumprod([1.0, *factor[::-1]])[::-1]}
+        signal.append(n_var_w / 2 * signal[-1] + var_b)
+        gradient.insert(0, n_var_w / 2 * gradient[0])
+    return {"signal": signal, "gradient": gradient}
 
 
-rows, predicted = [], {}
-for activation in ("relu", "tanh"):
-    for scheme in size:
-        runs = [measure(activation, scheme, seed) for seed in seeds]
-        for seed, run in zip(seeds, runs, strict=True):
-            for quantity, values in run.items():
-                for layer, value in enumerate(values.tolist(), start=1):
-                    rows.append((activation, scheme, quantity, layer, seed, value))
-        first = sum(run["signal"][0].item() for run in runs) / len(runs)
-        predicted[activation, scheme] = predict(activation, scheme, first)
-columns = ["activation", "scheme", "quantity", "layer", "seed", "value"]
-layers = pd.DataFrame(rows, columns=columns)
-logs = layers[layers["quantity"] != "off"].copy()
-logs["value"] = np.log10(logs["value"])
-bands = summarize(logs, by=columns[:4])
+rows = []
+for activation, scheme, seed in product(["relu", "tanh"], rules, seeds):
+    for quantity, values in measure(activation, scheme, seed).items():
+        for layer, value in enumerate(values, start=1):
+            rows.append((activation, scheme, quantity, seed, layer, value))
+keys = ["activation", "scheme", "quantity"]
+layers = pd.DataFrame(rows, columns=[*keys, "seed", "layer", "value"])
+
+# %%
+# Markers are measured, dashed lines predicted. The gradient is relative to that of the last layer.
+
+logs = layers[layers["quantity"] != "off"]
+logs = summarize(logs.assign(value=np.log10(logs["value"])), by=[*keys, "layer"])
+logs = dict(list(logs.groupby(keys)))
 
 figure, axes = plt.subplots(2, 2, figsize=(7.2, 6.8), sharex=True)
-number = range(1, depth + 1)
-for row, activation in zip(axes, ("relu", "tanh"), strict=True):
-    for ax, quantity in zip(row, ("signal", "gradient"), strict=True):
-        for start, scheme in enumerate(size):
-            look = SCHEMES[scheme]
-            ax.plot(
-                number,
-                predicted[activation, scheme][quantity],
-                "--",
-                color=look.color,
-                lw=1,
-            )
-            here = (bands["activation"] == activation) & (bands["scheme"] == scheme)
-            line = bands[here & (bands["quantity"] == quantity)]
-            low, high = 10 ** line["low"], 10 ** line["high"]
-            ax.fill_between(line["layer"], low, high, color=look.color, alpha=0.3)
-            dots = line[line["layer"] % 5 == start].set_index("layer")["mean"]
-            ax.plot(10**dots, look.marker, color=look.color, label=look.label)
-        ax.set(title=f"{ACTIVATIONS[activation].label}, {quantity}", yscale="log")
-chosen = (bands["activation"] == "relu") & (bands["scheme"] == "torch_default")
-line = bands[chosen & (bands["quantity"] == "between images")]
-axes[0, 0].plot(
-    line["layer"], 10 ** line["mean"], ":", color=SCHEMES["torch_default"].color
-)
-axes[0, 0].set(ylim=(1e-25, 1e25), ylabel="mean square")
-axes[0, 1].set(ylim=(1e-25, 1e25))
-axes[1, 0].set(ylabel="mean square")
+panels = product(["relu", "tanh"], ["signal", "gradient"])
+for ax, (activation, quantity) in zip(axes.flat, panels, strict=True):
+    for start, scheme in enumerate(rules):
+        look, line = SCHEMES[scheme], logs[activation, scheme, quantity]
+        style = {"color": look.color, "markevery": (start, 4), "label": look.label}
+        ax.plot(line["layer"], 10 ** line["mean"], look.marker, **style)
+        low, high = 10 ** line["low"], 10 ** line["high"]
+        ax.fill_between(line["layer"], low, high, color=look.color, alpha=0.3)
+        if activation == "relu":
+            first = 10 ** logs["relu", scheme, "signal"]["mean"].iloc[0]
+            theory = predict(scheme, first)[quantity]
+            ax.plot(line["layer"], theory, "--", color=look.color, lw=1)
+            ax.set_ylim(1e-25, 1e25)
+    ax.set(title=f"{ACTIVATIONS[activation].label}, {quantity}", yscale="log")
+line = logs["relu", "torch_default", "between images"]
+color = SCHEMES["torch_default"].color
+style = {"color": color, "label": "PyTorch default, between images"}
+axes[0, 0].plot(line["layer"], 10 ** line["mean"], ":", **style)
+figure.supylabel("mean square")
 figure.supxlabel("hidden layer")
-figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+legend = axes[0, 0].get_legend_handles_labels()
+figure.legend(*legend, loc="outside upper center", ncols=3)
 plt.show()
 
 # %%
-# Markers and bands are measured, dashed lines predicted. With ReLU, :math:`N(0, 1)` explodes both
-# ways; LeCun, Xavier and PyTorch's default do not explode, as the source has it, but vanish; He
-# stays level. PyTorch's signal seems to level off, but what is left are its random biases, the
-# same for every image: the variance *between* images (dotted) falls on. With tanh, saturation
-# holds the signal of :math:`N(0, 1)`, not its gradient. The factor a layer with ReLU:
+# With ReLU, only He's weights keep both level. With :math:`N(0, 1)` both explode. With Xavier's
+# weights and PyTorch's default both vanish, where the source speaks of exploding. The default's
+# signal seems to level off, but what is left are its random biases, the same for every image: the
+# variance *between* images (dotted) keeps falling.
+#
+# With tanh, the factor depends on the size of the signal :cite:p:`poole2016,schoenholz2017`.
+# Xavier's gradient stays level and its signal sinks slowly. :math:`N(0, 1)` saturates tanh. That
+# stops its signal from growing, but not its gradient.
+#
+# The factor of one ReLU layer, averaged over the layers:
 
+table = layers.pivot(index=[*keys, "seed"], columns="layer", values="value")
 rows = []
-for scheme, (weights, _) in size.items():
-    signal = "between images" if scheme == "torch_default" else "signal"
-    for way, quantity in (("forward", signal), ("backward", "gradient")):
-        rule = f"activation == 'relu' and scheme == '{scheme}' and quantity == '{quantity}'"
-        ends = layers.query(rule).pivot(
-            index="seed", columns="layer", values="value"
-        )
-        ratio = ends[depth] / ends[1] if way == "forward" else ends[1] / ends[depth]
-        for seed, value in (np.log(ratio) / (depth - 1)).items():
-            rows.append((scheme, way, weights / 2, seed, value))
-steps = pd.DataFrame(rows, columns=["scheme", "way", "predicted", "seed", "value"])
-factors = summarize(steps, by=["scheme", "way", "predicted"]).set_index(
-    ["scheme", "way"]
-)
-factors[["mean", "low", "high"]] = np.exp(factors[["mean", "low", "high"]])
-factors = factors.rename(
-    index=lambda name: SCHEMES[name].label if name in SCHEMES else name
-)
-factors[["predicted", "mean", "low", "high"]].round(3)
+for scheme, (n_var_w, _) in rules.items():
+    forwards = "between images" if scheme == "torch_default" else "signal"
+    for quantity in (forwards, "gradient"):
+        runs = table.loc[("relu", scheme, quantity)]
+        ends = (1, depth) if quantity == "gradient" else (depth, 1)
+        log_factor = np.log(runs[ends[0]] / runs[ends[1]]) / (depth - 1)
+        for seed, value in log_factor.items():
+            rows.append((SCHEMES[scheme].label, quantity, n_var_w / 2, seed, value))
+by = ["scheme", "quantity", "predicted"]
+steps = pd.DataFrame(rows, columns=[*by, "seed", "value"])
+np.exp(summarize(steps, by=by).set_index(by)[["mean", "low", "high"]]).round(3)
 
 # %%
-# The prediction is for infinite width. At finite width the logarithm of a ReLU network's factor
-# lies about :math:`5 / 2n` lower :cite:p:`hanin2018`, which the check allows for.
+# The prediction is for infinitely wide layers. At width :math:`n` the logarithm of the factor is
+# lower by about :math:`5 / 2n` :cite:p:`hanin2018`, which the check allows for.
 
-wide = summarize(steps, by=["scheme", "way", "predicted"], level=0.999)
-expected, slack = np.log(wide["predicted"]), 5 / (2 * n)
-assert expected.between(wide["low"] - slack, wide["high"] + slack).all()
+sure = summarize(steps, by=by, level=0.999)
+expected, slack = np.log(sure["predicted"]), 5 / (2 * n)
+assert expected.between(sure["low"] - slack, sure["high"] + slack).all()
 
 # %%
 # He does not wake dead units
 # ---------------------------
-# The source names He's initialization as a cure for dead ReLU units. But between layers of one
-# width He's weights are Xavier's times :math:`\sqrt 2`, and a ReLU network without biases keeps all
-# its signs when a layer is multiplied by a positive number: the same units are on, the same off.
+# The source also names He's initialization as a cure for dead units, ReLU units that are off for
+# every input. It cannot be one at the start. He's weights are Xavier's times :math:`\sqrt 2` here,
+# and that changes no sign: the same units are on, and the same off.
 
-off = layers[(layers["quantity"] == "off") & (layers["activation"] == "relu")]
-ax = plt.gca()
-for scheme, style in (
-    ("torch_default", "-"),
-    ("xavier_normal", "-"),
-    ("he_normal", "--"),
-):
-    line, look = (
-        summarize(off[off["scheme"] == scheme], by="layer"),
-        SCHEMES[scheme],
-    )
-    ax.plot(line["layer"], line["mean"], style, color=look.color, label=look.label)
-    ax.fill_between(
-        line["layer"], line["low"], line["high"], color=look.color, alpha=0.2
-    )
-ax.set(
-    title="Untrained, He and Xavier leave the same units off", xlabel="hidden layer"
-)
-ax.set(ylabel="units off for every image", ylim=(0, 1))
-ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-ax.legend()
-plt.show()
-
-wide = off.pivot(index=["seed", "layer"], columns="scheme", values="value")
-assert (wide["he_normal"] == wide["xavier_normal"]).all()
+off = table.xs("off", level="quantity").loc["relu"]
+assert (off.loc["he_normal"] == off.loc["xavier_normal"]).all(axis=None)
+for scheme in ("xavier_normal", "he_normal"):
+    share = off.loc[scheme][depth].mean()
+    print(f"{SCHEMES[scheme].label}: {share:.1%} of the last layer's units are off")
 
 # %%
-# Units die in training, of steps that are too large. Here is a 784-100-10 network after one epoch
-# on 4,000 digits at learning rate 1, from either start. He's units die as well.
+# Nor does it keep units alive in training when the steps are too large. Of a layer with 100 units,
+# this share is dead after one epoch on 4,000 digits at learning rate 1:
 
 few = replace(
     data,
     train_inputs=data.train_inputs[:4000],
     train_targets=data.train_targets[:4000],
-    test_inputs=data.test_inputs[:1000],
-    test_targets=data.test_targets[:1000],
 )
-pixels = few.train_inputs.flatten(1)
-
-
-def dead(ensemble):
-    """Return the share of hidden units that are off on every training image, for each run."""
-    weights, biases = (
-        ensemble.parameters[f"hidden1.{name}"] for name in ("weight", "bias")
-    )
-    off = [
-        (pixels @ w.T + b <= 0).all(0) for w, b in zip(weights, biases, strict=True)
-    ]
-    return {"dead units": torch.stack(off).double().mean(1)}
-
-
-ensemble = Ensemble.build(
-    partial(mlp, 784, 100, 10), schemes=["xavier_normal", "he_normal"], seeds=seeds
+make_model = partial(mlp, 784, 100, 10)
+start = Ensemble.build(
+    make_model, schemes=["xavier_normal", "he_normal"], seeds=seeds
 )
-runs = train(ensemble, few, epochs=1, lr=1.0, observe=dead).frame()
-comparison = compare(
-    runs, metric="dead units", split="model", baseline="xavier_normal"
+trained = train(start, few, epochs=1, lr=1.0).ensemble
+weights = trained.parameters["hidden1.weight"]
+biases = trained.parameters["hidden1.bias"]
+z = few.train_inputs.flatten(1) @ weights.mT + biases[:, None]
+dead = (z <= 0).all(dim=1).double().mean(dim=1)  # off for every image
+runs = pd.DataFrame(
+    {"scheme": trained.schemes, "seed": trained.seeds, "value": dead}
 )
-trained = runs[
-    (runs["metric"] == "dead units") & (runs["step"] == runs["step"].max())
-]
-trained = summarize(trained).set_index("scheme")
-assert (trained["low"] > 0).all()
+comparison = compare(runs, baseline="xavier_normal")
+after = summarize(runs).set_index("scheme")[["mean", "low", "high"]]
+assert (after["low"] > 0).all()
 print(describe(comparison))
-trained[["mean", "low", "high"]].rename(
-    index=lambda name: SCHEMES[name].label
-).round(3)
+after.rename(index=lambda name: SCHEMES[name].label).round(3)
+
+# %%
+# What this page found of the source's claims; the page on evidence collects them:
+
+signal, weight = slopes.loc["z behind ReLU"], slopes.loc["the weights"]
+he = comparison.iloc[0]
+he_dies = after.loc["he_normal", "low"] > 0 and he["high"] >= 0
+rows = {
+    "S3.12": ("holds" if signal["low"] > 0 else "wrong", *signal),
+    "S3.13": ("holds" if weight["low"] > 0 else "wrong", *weight),
+    "S3.14": (
+        "wrong" if he_dies else "holds",
+        *he[["difference", "low", "high"]],
+    ),
+}
+table = pd.DataFrame(rows, index=["verdict", "value", "low", "high"])
+findings = table.to_dict()
+table.T
 
 # %%
 # What this does not show
 # -----------------------
-# A level variance is where training can start, not what it reaches: these networks are untrained,
-# without normalization and without shortcuts between layers. The factor 1/2 is ReLU's; other
-# activations leave other shares. Where :math:`1/n`, :math:`2/n` and :math:`2/(n + m)` come from is
-# told in "Derive LeCun, Xavier and He".
-#
-# What this page found of the source's claims; the page on evidence collects them:
-
-theirs, ours = slopes.loc["z after relu"], slopes.loc["weights"]
-he = comparison.iloc[0]
-findings = {
-    "S3.12": {
-        "verdict": "holds" if theirs["low"] > 0 else "wrong",
-        **theirs.rename({"mean": "value"}).to_dict(),
-    },
-    "S3.13": {
-        "verdict": "holds" if ours["low"] > 0 else "wrong",
-        **ours.rename({"mean": "value"}).to_dict(),
-    },
-    "S3.14": {
-        "verdict": "wrong"
-        if trained.loc["he_normal", "low"] > 0 and he["high"] >= 0
-        else "holds",
-        **{"value": he["difference"], "low": he["low"], "high": he["high"]},
-    },
-}
-pd.DataFrame(findings).T
+# How well these networks learn: a level variance is where training can start, not what it reaches.
+# They have no normalization and no shortcuts between layers. And other activations let through
+# another share than ReLU's half. Where :math:`1/n`, :math:`2/n` and :math:`2/(n + m)` come from is
+# shown in "Derive LeCun, Xavier and He".
