@@ -44,6 +44,8 @@ tutorials = [
     "ask_what_batch_norm_changes.py",
     "fine_tune_a_new_head.py",
     "find_the_gain_of_any_activation.py",
+    "follow_a_signal_through_fifty_layers.py",
+    "keep_every_singular_value_near_one.py",
 ]
 if unmatched := set(tutorials) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
     raise ConfigError(f"tutorials in conf.py and docs/gallery disagree on {sorted(unmatched)}")
