@@ -45,6 +45,7 @@ tutorials = [
     "fine_tune_a_new_head.py",
     "find_the_gain_of_any_activation.py",
     "follow_a_signal_through_fifty_layers.py",
+    "train_at_the_edge_of_chaos.py",
     "keep_every_singular_value_near_one.py",
 ]
 if unmatched := set(tutorials) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
