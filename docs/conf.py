@@ -47,6 +47,8 @@ tutorials = [
     "follow_a_signal_through_fifty_layers.py",
     "train_at_the_edge_of_chaos.py",
     "keep_every_singular_value_near_one.py",
+    "remember_with_orthogonal_weights.py",
+    "let_the_data_set_the_scale.py",
 ]
 if unmatched := set(tutorials) ^ {path.name for path in (HERE / "gallery").glob("*.py")}:
     raise ConfigError(f"tutorials in conf.py and docs/gallery disagree on {sorted(unmatched)}")
