@@ -139,7 +139,13 @@ plt.show()
 
 constants = ["zeros", "ones"]
 large = ["uniform_0_1", "uniform_centered"]
-small = ["uniform_rule", "torch_default", "normal_rule", "lecun_uniform", "he_normal"]
+small = [
+    "uniform_rule",
+    "torch_default",
+    "normal_rule",
+    "lecun_uniform",
+    "he_normal",
+]
 start = Ensemble.build(make_model, schemes=constants + large + small, seeds=[0])
 weights = start.parameters["1.weight"].flatten(1).double()
 drawn = {
