@@ -175,7 +175,7 @@ def copy_task(sequences):
 
 
 origin = datasets.Provenance("copy task", "generated", details=("seed 0",))
-sequences = *copy_task(6000), *copy_task(500)  # to train on, to test
+sequences = *copy_task(4800), *copy_task(500)  # to train on, to test
 data = Dataset("copy task", *sequences, tuple("ABCDEFGH"), origin)
 
 # %%
@@ -313,7 +313,7 @@ gates.round(3)
 # %%
 # What this does not show
 # -----------------------
-# "Not without" means 300 steps of Adam and these variances: :math:`N(0, 1/n)` goes on creeping, and
+# "Not without" means 240 steps of Adam and these variances: :math:`N(0, 1/n)` goes on creeping, and
 # a slightly larger variance may do better. Training does not keep :math:`W` orthogonal. The rates
 # were chosen on the test set, for all starts alike. LSTMs and GRUs have gates so as to remember;
 # that an orthogonal start helps them to learn is not shown.
