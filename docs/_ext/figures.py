@@ -154,7 +154,8 @@ def add_descriptions(app: Sphinx, doctree: nodes.document, docname: str) -> None
     for image in doctree.findall(nodes.image):
         path = Path(app.srcdir, image["uri"].lstrip("/"))
         if not image.get("alt") and path.suffix == ".svg" and path.is_file():
-            found = re.search(r"<title>(.*?)</title>", path.read_text(encoding="utf-8"), re.DOTALL)
+            text = path.read_text(encoding="utf-8", errors="replace")  # a failed page has no SVG
+            found = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
             image["alt"] = html.unescape(found[1]) if found else ""
 
 
