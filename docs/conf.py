@@ -199,7 +199,8 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {page: [] for page in ("404", "about", "glossary", "index", "references")}
+alone = ("404", "about", "evidence", "glossary", "how-to-choose", "index", "references")
+html_sidebars = {page: [] for page in alone}  # no section to navigate
 copybutton_exclude = ".linenos, .gp, .go"
 sitemap_url_scheme = "{link}"
 notfound_urls_prefix = urlsplit(SITE).path  # a page that is not found can be asked for anywhere

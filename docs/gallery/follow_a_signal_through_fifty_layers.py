@@ -111,7 +111,8 @@ draw("gradient_second_moment", "mean square of the gradient")
 # On its way through the hidden layers each changes by this power of ten (median of ten seeds):
 
 keys = ["phi", "scheme", "quantity"]
-ends = runs.pivot(index=[*keys, "seed"], columns="at", values="value")
+squares = runs[runs["quantity"].str.endswith("second_moment")]
+ends = squares.pivot(index=[*keys, "seed"], columns="at", values="value")
 change = np.log10(ends[depth] / ends[1]).groupby(keys).median()
 change = change.unstack()[["second_moment", "gradient_second_moment"]] * [1, -1]
 level = {*change[(change.abs() < 3).all(axis=1)].index}
