@@ -27,7 +27,7 @@ __all__ = ["accuracy", "evaluate", "train"]
 
 Order = Literal["per_seed", "shared", "sequential"]
 
-_STACK_BYTES = 16 * 2**20  # weights of a stack on a CPU: with gradients they stay in its cache
+_STACK_BYTES = 16 * 2**20  # a layer's weights in all runs of a stack: they stay in a CPU's cache
 
 
 def accuracy(outputs: Tensor, targets: Tensor, *, threshold: float = 0.5) -> Tensor:
@@ -116,8 +116,8 @@ def train(
     device : str or torch.device
         ``auto`` is the accelerator if there is one.
     stack_size : int, optional
-        Runs stepped together; by default what fits a processor's cache, or all on an
-        accelerator.
+        Runs stepped together; by default as many as let the largest layer's weights fit a
+        processor's cache, or all on an accelerator.
     executor : concurrent.futures.Executor, optional
         Trains the stacks: a process pool's, Dask's or MPI's. What is passed to it must pickle.
     progress : bool, optional
@@ -153,8 +153,8 @@ def train(
     device = _device(device)
     _check_targets(ensemble, data)
     if stack_size is None:
-        each = sum(4 * p[0].numel() for p in ensemble.parameters.values())
-        stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // each)
+        layer = max((4 * p[0].numel() for p in ensemble.parameters.values()), default=1)
+        stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // layer)
     starts = range(0, len(ensemble), stack_size)
     stacks = [ensemble.select(slice(start, start + stack_size)) for start in starts]
     job = partial(
