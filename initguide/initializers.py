@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from initguide import gains
+from initguide._modules import CONVOLUTIONS, TRANSPOSED
 
 __all__ = [
     "Fans",
@@ -46,9 +47,6 @@ _T = TypeVar("_T")
 
 # Standard deviation of N(0, 1) cut to (-2, 2): sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
 _TRUNCATED_STD = 0.87962566103423978
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 class Fans(NamedTuple):
@@ -111,8 +109,8 @@ def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False
     Fans(fan_in=9, fan_out=9)
     """
     if isinstance(layer, nn.Module):
-        if isinstance(layer, _CONVOLUTIONS):
-            groups, transposed = layer.groups, isinstance(layer, _TRANSPOSED)
+        if isinstance(layer, CONVOLUTIONS):
+            groups, transposed = layer.groups, isinstance(layer, TRANSPOSED)
         elif not isinstance(layer, nn.Linear):
             raise TypeError(
                 f"cannot count the fans of a {type(layer).__name__}: expected Linear, Conv or "
@@ -160,7 +158,7 @@ def weight_views(layer: nn.Module) -> list[Tensor]:
     """
     weight: Tensor = layer.weight  # type: ignore[assignment]
     views = weight.detach().chunk(int(getattr(layer, "groups", 1)))
-    return [view.transpose(0, 1) if isinstance(layer, _TRANSPOSED) else view for view in views]
+    return [view.transpose(0, 1) if isinstance(layer, TRANSPOSED) else view for view in views]
 
 
 def variance_scaling_(

@@ -8,7 +8,7 @@ whatever stands between the layers. `lsuv_` does it in one pass through the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from initguide._modules import LAYERS, arguments, check_memory
 from initguide.initializers import weight_views
 from initguide.orthogonal import orthogonal_
-from initguide.schemes import _LAYERS
 
 __all__ = ["LSUVLayer", "LSUVReport", "lsuv_"]
 
@@ -72,7 +72,7 @@ class LSUVReport:
 
 def lsuv_(
     model: nn.Module,
-    batch: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    batch: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     tolerance: float = 0.1,
     max_rescales: int = 10,
@@ -85,9 +85,9 @@ def lsuv_(
     ----------
     model : nn.Module
         Changed in place: its Linear, Conv and ConvTranspose layers, the output layer too.
-    batch : Tensor, tuple or mapping
-        What the model is called with: one input, positional or keyword arguments. Some hundred
-        examples of the training set, prepared as for training; no labels.
+    batch : Tensor, tuple, list or mapping
+        A tensor, positional inputs, or keyword inputs: some hundred examples of the training
+        set, prepared as for training; no labels.
     tolerance : float
         By how much a variance may miss 1, between 0 and 1.
     max_rescales : int
@@ -111,7 +111,7 @@ def lsuv_(
         If an argument is out of range, no layer can be rescaled or none was reached, or if a
         layer's output is not finite, does not vary, or cannot be given variance 1.
     TypeError
-        If ``batch`` is none of the three.
+        If ``batch`` is none of these.
 
     Notes
     -----
@@ -139,7 +139,7 @@ def lsuv_(
     >>> max(layer.rescales for layer in report.layers), report.left_alone
     (1, ())
     """
-    args, kwargs = _arguments(batch)
+    args, kwargs = arguments(batch)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1. Leave it at 0.1.")
     if max_rescales < 1:
@@ -187,39 +187,20 @@ def lsuv_(
     return LSUVReport(tuple(layers), left)
 
 
-def _arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(batch, Tensor):
-        return (batch,), {}
-    if type(batch) is tuple:  # not a named one: a PackedSequence is one argument
-        return batch, {}
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    raise TypeError(
-        f"batch is a {type(batch).__name__}: expected a tensor, a tuple of positional arguments or "
-        "a mapping of keyword arguments. From a loader's (x, y) pass x; for any other kind of "
-        "input x pass (x,)."
-    )
-
-
 def _layers(model: nn.Module) -> dict[nn.Module, str]:
     """Return the layers to rescale and their names."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
-            raise ValueError(
-                f"{name!r} has no memory yet: expected a materialized tensor. Run one batch "
-                "through a lazy model, or call model.to_empty(device='cpu') on a meta one."
-            )
+    check_memory([*model.named_parameters(), *model.named_buffers()])
     modules = dict(model.named_modules())
     # A tied embedding ran before the output layer: to rescale it there would undo what is done.
     others = {
-        p for m in modules.values() if not isinstance(m, _LAYERS) for p in m._parameters.values()
+        p for m in modules.values() if not isinstance(m, LAYERS) for p in m._parameters.values()
     }
     layers: dict[nn.Module, str] = {
         m: name
         for name, m in modules.items()
         # A parametrized or pruned layer computes its weight, whenever it is asked for it: a
         # change would be lost.
-        if isinstance(m, _LAYERS)
+        if isinstance(m, LAYERS)
         and (weight := m._parameters.get("weight")) is not None
         and weight.is_floating_point()
         and weight not in others

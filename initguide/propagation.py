@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from initguide._modules import arguments, check_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,18 +121,12 @@ def probe(
             "expected a torch.nn.Module and a function of its output, as in "
             "probe(model, x, lambda out: F.cross_entropy(out, y))."
         )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor) or tensor.is_meta:
-            raise ValueError(
-                f"{name!r} has no memory yet: expected a materialized tensor. Run one batch "
-                "through a lazy model; call model.to_empty(device='cpu') on a meta one and "
-                "initialize it."
-            )
+    check_memory([*model.named_parameters(), *model.named_buffers()])
     graph = loss is not None or torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(graph), _unchanged(model, batch):
         recorder = _Recorder(model, gradients=loss is not None)
         with recorder.hooks:
-            output = recorder.forward(*_inputs(batch))
+            output = recorder.forward(*arguments(batch))
             if loss is not None:
                 recorder.backward(loss(output))
     columns = ["layer", "name", "quantity", "value", "origin"]
@@ -168,8 +163,11 @@ class _Recorder(TorchFunctionMode):
         self.sums: dict[Key, tuple[int, list[Tensor]]] = {}
         self.hooks = ExitStack()  # on tensors; a layer may return a parameter
 
-    def forward(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the model. The hooks end with it: a checkpoint calls layers again in backward."""
+        # Copies: a layer may overwrite its input in place.
+        args = tuple(_copy(x) for x in args)
+        kwargs = {name: _copy(x) for name, x in kwargs.items()}
         with ExitStack() as stack:
             if "torch._dynamo" in sys.modules:  # else nothing is compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -357,19 +355,8 @@ def _unchanged(model: nn.Module, batch: Any) -> Iterator[None]:
                 p.requires_grad_(required)
 
 
-def _inputs(batch: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Return positional and keyword inputs; a layer may overwrite its input in place."""
-    if isinstance(batch, Mapping):
-        return [], dict(zip(batch, _inputs(list(batch.values()))[0], strict=True))
-    if isinstance(batch, (Tensor, tuple, list)):
-        inputs = [batch] if isinstance(batch, Tensor) else batch
-        return [x.detach().clone() if isinstance(x, Tensor) else x for x in inputs], {}
-    raise TypeError(
-        f"batch is of type {type(batch).__name__}: expected a tensor, a tuple or list of "
-        "positional inputs, or a dict of keyword inputs. Take a batch from a loader with "
-        "next(iter(loader)), make a tensor of an array with torch.as_tensor, and put any other "
-        "single input in a tuple."
-    )
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _version(tensor: Tensor) -> int:

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from initguide import initializers as init
+from initguide._modules import LAYERS, check_memory
 from initguide.gains import gain
 from initguide.initializers import Fans
 
 __all__ = ["SCHEMES", "Initialization", "Scheme", "get_scheme", "initialize_"]
-
-_LAYERS = (nn.Linear, *init._CONVOLUTIONS)
 
 
 @dataclass(frozen=True)
@@ -286,7 +285,7 @@ def initialize_(
         name: m
         for name, m in model.named_modules()
         # A parametrized or pruned layer computes its weight: filling that would be lost.
-        if isinstance(m, _LAYERS) and isinstance(m.weight, nn.Parameter)
+        if isinstance(m, LAYERS) and isinstance(m.weight, nn.Parameter)
     }
     if not layers:
         raise ValueError(
@@ -294,13 +293,7 @@ def initialize_(
             "Conv or ConvTranspose. Fill its parameters with the functions of "
             "initguide.initializers."
         )
-    for name, layer in layers.items():
-        if isinstance(layer.weight, nn.parameter.UninitializedParameter) or layer.weight.is_meta:
-            raise ValueError(
-                f"the weight of layer {name!r} has no memory yet: expected a materialized "
-                "parameter. Run one batch through a lazy model, or call "
-                "model.to_empty(device='cpu') on a meta one, then initialize."
-            )
+    check_memory((f"{name}.weight".lstrip("."), layer.weight) for name, layer in layers.items())
     filled: set[int] = set()
     for number, layer in enumerate(layers.values(), start=1):
         readout = scheme.readout is not None and number == len(layers)

@@ -17,6 +17,7 @@ PACKAGE = Path(importlib.util.find_spec("initguide").submodule_search_locations[
 
 # A module imports from those above it only; "" is initguide/__init__.py.
 ORDER = [
+    "_modules",
     "activations",
     "gains",
     "initializers",

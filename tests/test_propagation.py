@@ -800,6 +800,16 @@ def test_batches_of_a_wrong_type(batch):
         probe(model, batch)
 
 
+def test_a_packed_sequence_is_one_argument():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    model = nn.LSTM(3, 5)
+    with pytest.raises(TypeError, match="PackedSequence"):  # which of the two is meant?
+        probe(model, packed)
+    output = model(packed)[0]
+    measured = quantity(probe(model, (packed,)), "LSTM[0][0]", "mean")
+    assert measured == pytest.approx(output.data.mean().item(), rel=1e-6)
+
+
 def test_targets_in_the_batch():
     with pytest.raises(TypeError, match="3 were given") as caught:
         probe(mlp(4, 4), [torch.ones(3, 4), torch.ones(3)])
