@@ -77,6 +77,7 @@ schemes = {
     ],
     "ReLU": ["torch_default", "xavier_normal", "he_normal"],
 }
+every = len(data.train_inputs) // 120  # 500 steps on the complete data
 tables = []
 for activation, names in schemes.items():
     make_model = partial(mlp, 784, 100, 10, activation=activation.lower())
@@ -87,8 +88,7 @@ for activation, names in schemes.items():
         lr=0.1,
         optimizer=partial(torch.optim.SGD, momentum=0.9, nesterov=True),
         scheduler=partial(StepLR, step_size=1, gamma=0.96),
-        evaluate_every=len(data.train_inputs)
-        // 120,  # 500 steps on the complete data
+        evaluate_every=every,
     )
     tables.append(history.frame().assign(activation=activation))
 runs = pd.concat(tables)

@@ -3,10 +3,10 @@ Derive LeCun, Xavier and He
 ===========================
 
 **Where do the variances** :math:`1/n`, :math:`2/(n + m)` **and** :math:`2/n` **come from?** A layer
-with :math:`n` inputs, :math:`m` outputs and weights :math:`w` multiplies the mean square of its
-signal by :math:`n \operatorname{Var}(w)`. LeCun makes this factor 1. A gradient on its way back is
-multiplied by :math:`m \operatorname{Var}(w)`: Xavier makes the average of the two factors 1. ReLU
-lets only half of a mean square through: He doubles LeCun's variance.
+with :math:`n` inputs, :math:`m` outputs and weights of variance :math:`v` multiplies the mean
+square of its signal by :math:`n v`. LeCun makes this factor 1. A gradient on its way back is
+multiplied by :math:`m v`: Xavier makes the average of the two factors 1. ReLU lets only half of a
+mean square through: He doubles LeCun's variance.
 
 :cite:t:`dlwizard_init` derives the first rule; :cite:t:`mlmastery_logistic_init` and
 :cite:t:`gfg_init` state the others. Here SymPy derives all three, and ten seeds check each. What
