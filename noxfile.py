@@ -6,6 +6,7 @@ environment, ``.nox/dev``: the session ``dev`` brings it up to date, and they re
 
 import functools
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -96,6 +97,19 @@ def linkcheck(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Test the built site in Chromium: layout, keyboard, accessibility."""
     python(session, "-m", "pytest", "-m", "browser", *session.posargs)
+
+
+@in_dev()
+def reproduce(session: nox.Session) -> None:
+    """Build the last commit twice from scratch; only the times on about.html may differ."""
+    root = Path(session.create_tmp()).absolute()
+    sites = [root / name / HTML for name in ("one", "two")]
+    for name in ("one", "two"):
+        shutil.rmtree(root / name, ignore_errors=True)
+        session.run("git", "clone", "--quiet", ".", root / name, external=True)
+        with session.chdir(root / name):
+            python(session, *SPHINX, "-b", "html", "-q", "docs", HTML)
+    session.run("diff", "-rq", "--exclude=about.html", *sites, external=True)
 
 
 @in_dev()

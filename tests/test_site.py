@@ -5,6 +5,7 @@ Every page is opened from the disk and from a server, wide and narrow, light and
 
 import functools
 import http.server
+import itertools
 import json
 import os
 import re
@@ -45,7 +46,6 @@ EXECUTE = """if True:
 
 every_page = pytest.mark.parametrize("page", PAGES or ["index.html"])
 kinds = pytest.mark.parametrize("page", KINDS)
-themes = pytest.mark.parametrize("theme", ["light", "dark"])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -180,16 +180,18 @@ def test_a_page_loads_quietly(page, origin, visit, server):
 
 
 @every_page
-@themes
-def test_accessibility(page, theme, visit, server):
+def test_accessibility(page, visit, server):
     from axe_playwright_python.sync_playwright import Axe
 
-    shown = visit(f"{server}/{page}", theme=theme)
-    for width in WIDTHS:
+    shown = visit(f"{server}/{page}")
+    for theme, width in itertools.product(["light", "dark"], WIDTHS):
+        shown.emulate_media(color_scheme=theme)
         shown.set_viewport_size({"width": width, "height": 900})
         shown.wait_for_timeout(400)  # the theme waits 300 ms to make what scrolls a tab stop
+        assert shown.evaluate("document.documentElement.dataset.theme") == theme
         found = Axe().run(shown).response["violations"]
-        assert [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found] == []
+        bad = [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
+        assert bad == [], (theme, width)
 
 
 @kinds
@@ -274,10 +276,48 @@ def test_it_reads_without_scripts(page, width, visit, server):
 
 
 def test_search_finds_a_scheme_by_any_name(visit, server):
-    for name in ("he_normal", "kaiming", "xavier", "glorot", "lecun"):
+    for name in ("he", "he_normal", "kaiming", "msra", "xavier", "glorot", "lecun"):
         shown = visit(f"{server}/search.html?q={name}")
         shown.wait_for_selector("#search-results li", timeout=10_000)
         assert shown.told == []
+
+
+def test_a_word_of_the_glossary_explains_itself(visit, server):
+    shown = visit(f"{server}/{TUTORIAL}")
+    word = shown.locator("article a:has(> .term)").first
+    assert len(word.get_attribute("title")) > 20
+    word.click()
+    assert "/glossary.html#term-" in shown.url
+
+
+def test_names_in_code_lead_to_their_reference(visit, server):
+    shown = visit(f"{server}/tutorials/compare_initializations_on_mnist.html")
+    shown.locator("div.highlight a", has_text=re.compile("^train$")).first.click()
+    assert shown.url.startswith(f"{server}/reference/generated/initguide.train.html")
+
+
+@kinds
+def test_a_page_can_be_found_and_cited(page):
+    text = (SITE / page).read_text(encoding="utf-8")
+    (canonical,) = re.findall(r'<link rel="canonical" href="([^"]+)"', text)
+    assert canonical.endswith(f"/{page}")
+    for name in ("og:title", "og:description", "og:image", "og:url"):
+        assert re.search(rf'<meta property="{name}" content="[^"]+"', text), name
+    (card,) = re.findall(r'<meta property="og:image" content="([^"]+)"', text)
+    root = canonical.removesuffix(page)
+    assert card.startswith(root) and (SITE / card.removeprefix(root)).is_file()
+    (facts,) = re.findall(r'<script type="application/ld\+json">(.*?)</script>', text, re.S)
+    assert json.loads(facts)["@context"] == "https://schema.org"
+    assert f"<loc>{canonical}</loc>" in (SITE / "sitemap.xml").read_text(encoding="utf-8")
+
+
+@every_page
+def test_figures_say_what_they_show(page):
+    text = (SITE / page).read_text(encoding="utf-8")
+    article = text[text.find("<article") :]
+    for image in re.findall(r"<img [^>]*>", article):
+        (alt,) = re.findall(r'alt="([^"]*)"', image)
+        assert len(alt.split()) > 3 or "avatar" in image, image
 
 
 @pytest.fixture(scope="session")
