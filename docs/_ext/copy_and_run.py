@@ -15,6 +15,7 @@ from typing import Any
 from docutils import nodes
 from hatchling.build import build_wheel
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 
 def add_install_line(app: Sphinx, doctree: nodes.document) -> None:
@@ -23,10 +24,21 @@ def add_install_line(app: Sphinx, doctree: nodes.document) -> None:
         return
     for paragraph in doctree.findall(nodes.paragraph):
         if paragraph.astext().startswith("What you need:"):
-            line = app.config.install_line
-            block = nodes.literal_block(line, line, language="text", classes=["install"])
-            paragraph.parent.insert(paragraph.parent.index(paragraph) + 1, block)
+            paragraph.parent.insert(paragraph.parent.index(paragraph) + 1, _install_line(app))
             return
+
+
+class Install(SphinxDirective):
+    """The same command on a page that is no tutorial."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return it."""
+        return [_install_line(self.env.app)]
+
+
+def _install_line(app: Sphinx) -> nodes.literal_block:
+    line = app.config.install_line
+    return nodes.literal_block(line, line, language="text", classes=["install"])
 
 
 def add_place(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
@@ -60,7 +72,8 @@ def add_files(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the hooks."""
+    """Register the directive and the hooks."""
+    app.add_directive("install", Install)
     app.add_config_value("install_line", "", "env", str)
     app.add_config_value("tutorials", [], "env", list)
     app.connect("doctree-read", add_install_line)
