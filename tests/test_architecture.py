@@ -26,6 +26,7 @@ ORDER = [
     "lsuv",
     "_idx",
     "sources",
+    "_dataset",
     "datasets",
     "models",
     "ensemble",

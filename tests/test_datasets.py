@@ -730,6 +730,45 @@ def test_holdout_leaves_no_part_empty(part):
         make().holdout(part, seed=0)
 
 
+def test_first_keeps_the_first_of_each_set():
+    data = datasets.mnist(download=False)
+    few = data.first(30, 20)
+    for part, count in (("train", 30), ("test", 20)):
+        for kind in ("inputs", "targets"):
+            kept, whole = (getattr(d, f"{part}_{kind}") for d in (few, data))
+            assert torch.equal(kept, whole[:count])
+    assert "the first 30 + 20" in repr(few)
+    assert few.provenance.fingerprint != data.provenance.fingerprint
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (7, 1), (1, 0), (1, -1), (1, 7)])
+def test_first_takes_no_more_than_there_is(counts):
+    with pytest.raises(ValueError, match=r"(train|test)=-?\d: expected 1 to \d"):
+        make().first(*counts)
+
+
+def test_map_changes_the_inputs_of_both_sets():
+    data = datasets.mnist(download=False)
+    small = data.map(torch.nn.functional.avg_pool2d, 2)
+    for part in ("train_inputs", "test_inputs"):
+        blocks = getattr(data, part).reshape(-1, 1, 14, 2, 14, 2).mean((3, 5))
+        torch.testing.assert_close(getattr(small, part), blocks)
+    assert torch.equal(small.train_targets, data.train_targets)
+    assert "avg_pool2d(inputs, 2)" in repr(small)
+
+
+def test_standardized_inputs_have_mean_0_and_mean_square_1_over_the_training_set():
+    data = datasets.mnist(download=False)
+    same = data.standardized()
+    train = same.train_inputs.double()
+    assert abs(train.mean()) < 1e-5 and abs(train.square().mean() - 1) < 1e-5
+    x = data.train_inputs.double()
+    expected = (data.test_inputs.double() - x.mean()) / x.std(correction=0)
+    torch.testing.assert_close(same.test_inputs.double(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="all training inputs of mine are 0: expected different"):
+        make(name="mine", train_inputs=torch.zeros(6, 2)).standardized()
+
+
 @pytest.mark.parametrize("classes", [["Bag", "Shirt"], [8, 6], ["Bag", 6]])
 def test_select_classes_relabels_in_the_order_given(classes):
     data = datasets.fashion_mnist(download=False)

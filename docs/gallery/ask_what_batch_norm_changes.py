@@ -12,7 +12,6 @@ holds, and that one should then use Xavier, which does not follow.
 *What you need:* ``initguide``, and a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -25,14 +24,8 @@ from torch.nn import functional as F
 from initguide import Ensemble, compare, datasets, describe, mlp, summarize, train
 from initguide.plotting import look
 
-data = datasets.mnist()
-data = replace(  # part of the digits, at half the size: many deep networks are to be trained
-    data,
-    train_inputs=F.avg_pool2d(data.train_inputs[:4000], 2),
-    train_targets=data.train_targets[:4000],
-    test_inputs=F.avg_pool2d(data.test_inputs[:1000], 2),
-    test_targets=data.test_targets[:1000],
-)
+# Part of the digits, at half the size: many deep networks are to be trained.
+data = datasets.mnist().first(4000, 1000).map(F.avg_pool2d, 2)
 
 # %%
 # Three schemes, with and without

@@ -12,7 +12,6 @@ breaks the symmetry and what does not, and why this is no local minimum.
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -36,22 +35,9 @@ from initguide import (
 from initguide.initializers import normal_, torch_default_bias_
 from initguide.plotting import plot_means
 
-data = datasets.mnist()
-
-
-def subset(dtype):
-    """Return 4,000 digits to train on and 1,000 to test."""
-    return replace(
-        data,
-        train_inputs=data.train_inputs[:4000].to(dtype),
-        train_targets=data.train_targets[:4000],
-        test_inputs=data.test_inputs[:1000].to(dtype),
-        test_targets=data.test_targets[:1000],
-    )
-
-
-few = subset(torch.double)  # single precision would break the symmetry: see below
-images, digits = few.train_inputs, few.train_targets
+single = datasets.mnist().first(4000, 1000)
+data = single.map(torch.Tensor.double)  # single precision would break the symmetry: see below
+images, digits = data.train_inputs, data.train_targets
 data
 
 # %%
@@ -163,7 +149,7 @@ for make, starts in (
     (with_dropout, [Scheme("all 0.01, dropout", 0.01)]),
 ):
     ensemble = Ensemble.build(make, schemes=starts, seeds=range(10))
-    tables.append(train(ensemble, few, epochs=3, lr=0.3, observe=distinct).frame())
+    tables.append(train(ensemble, data, epochs=3, lr=0.3, observe=distinct).frame())
 runs = pd.concat(tables)
 runs = runs[runs["step"] == runs["step"].max()]
 counts = summarize(runs[runs["metric"] == "distinct units"]).set_index("scheme")
@@ -213,7 +199,7 @@ make_single = partial(make_model, dtype=torch.float)
 ensemble = Ensemble.build(make_single, schemes=schemes, seeds=range(10))
 sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
 settings = {"epochs": 5, "lr": 0.1, "optimizer": sgd, "evaluate_every": 20}
-history = train(ensemble, subset(torch.float), observe=difference, **settings)
+history = train(ensemble, single, observe=difference, **settings)
 runs = history.frame().query("metric == 'difference' and value > 0")
 runs = runs.assign(value=np.log10(runs["value"]))
 

@@ -13,7 +13,6 @@ factor of a layer and measure it, forwards and backwards, with ten seeds.
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -240,11 +239,7 @@ for scheme in ("xavier_normal", "he_normal"):
 # Nor does it keep units alive in training when the steps are too large. Of a layer with 100 units,
 # this share is dead after one epoch on 4,000 digits at learning rate 1:
 
-few = replace(
-    data,
-    train_inputs=data.train_inputs[:4000],
-    train_targets=data.train_targets[:4000],
-)
+few = data.first(4000, 1000)
 make_model = partial(mlp, 784, 100, 10)
 start = Ensemble.build(
     make_model, schemes=["xavier_normal", "he_normal"], seeds=seeds

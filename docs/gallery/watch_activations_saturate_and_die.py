@@ -12,7 +12,6 @@ a network that reads MNIST digits, under ten seeds.
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -159,13 +158,7 @@ whole[["mean", "low", "high"]].round(2)
 # ReLU and He's weights, :math:`N(0, 2/784)` in the first layer, is trained for one epoch on 4,000
 # digits. Then we count the hidden units that are off on all 4,000.
 
-few = replace(
-    data,
-    train_inputs=data.train_inputs[:4000],
-    train_targets=data.train_targets[:4000],
-    test_inputs=images,
-    test_targets=digits,
-)
+few = data.first(4000, 1000)
 
 
 def off(ensemble):
