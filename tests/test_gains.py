@@ -110,6 +110,51 @@ def test_no_activation_gain_below_a_bound_of_one(name):
         gain(name, "activation")
 
 
+# As they are quoted: forward, activation (none where |phi| <= 1), backward.
+DIGITS = {
+    "relu": (1.414214, 1.414214, 1.414214),
+    "leaky_relu": (1.414143, 1.414143, 1.414143),
+    nn.LeakyReLU(0.2): (1.386750, 1.386750, 1.386750),
+    "elu": (1.245198, 1.277960, 1.223429),
+    "selu": (1.0, 1.0, 0.966026),
+    "gelu": (1.533530, 1.468011, 1.481114),
+    "gelu_tanh": (1.533581, 1.467961, 1.481168),
+    "silu": (1.676532, 1.558760, 1.623320),
+    "mish": (1.486848, 1.451491, 1.444755),
+    "hardswish": (1.736657, 1.567184, 1.670076),
+    "softplus": (1.041867, 1.083122, 1.846229),
+    "tanh": (1.592537, None, 1.467414),
+    "erf": (1.467167, None, 1.325218),
+    "sigmoid": (1.846229, None, 4.722646),
+    "softsign": (2.337533, None, 2.095781),
+    "hardtanh": (1.392036, None, 1.210287),
+    "sin": (1.520867, None, 1.327251),
+}
+
+
+@pytest.mark.parametrize("activation", DIGITS, ids=str)
+def test_digits(activation):
+    forward, alone, backward = DIGITS[activation]
+    oracle = leaky(0.2) if isinstance(activation, nn.Module) else ORACLES[activation]
+
+    def phi(x):
+        return oracle(complex(x)).real
+
+    half = 5.1e-7  # of the last digit
+    assert second_moment(phi, kinks=(-1, 1)) ** -0.5 == pytest.approx(forward, abs=half)
+    assert second_moment(complex_step(oracle), kinks=(-1, 1)) ** -0.5 == pytest.approx(
+        backward, abs=half
+    )
+    assert gain(activation) == pytest.approx(forward, abs=half)
+    assert gain(activation, "backward") == pytest.approx(backward, abs=half)
+    if alone is None:
+        assert activation in BOUNDED
+        return
+    assert gain(activation, "activation") == pytest.approx(alone, abs=half)
+    below, above = (second_moment(phi, alone + d, kinks=(-3, 3)) for d in (-half, half))
+    assert below < 1 < above
+
+
 @pytest.mark.parametrize(
     ("activation", "kind", "expected"),
     [
@@ -140,6 +185,17 @@ def test_torch_is_right_for_piecewise_linear_functions(kind):
         expected = nn.init.calculate_gain("leaky_relu", slope)
         assert gain(nn.LeakyReLU(slope), kind) == pytest.approx(expected)
         assert gain(nn.PReLU(init=slope), kind) == pytest.approx(expected, rel=1e-6)  # float32
+
+
+def test_torch_refuses_all_others():
+    known = {"linear": 1, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / 1.0001)}
+    known |= {"sigmoid": 1, "tanh": 5 / 3, "selu": 3 / 4}
+    for name in ACTIVATIONS:
+        if name in known:
+            assert nn.init.calculate_gain(name) == pytest.approx(known[name])
+        else:
+            with pytest.raises(ValueError, match="Unsupported nonlinearity"):
+                nn.init.calculate_gain(name)
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "selu"])

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from torch import nn
 
 import initguide as ig
@@ -155,6 +156,20 @@ def test_the_truncated_he_normal_of_jax():
     ours = draws(ig.variance_scaling_, 2.0, "fan_in", "truncated_normal")
     theirs = jax.nn.initializers.he_normal()(jax.random.key(4), SHAPE[::-1])
     assert_same_distribution(ours, np.asarray(theirs))
+
+
+def test_the_std_of_the_truncated_normal():
+    tail, density = special.ndtr(-2), math.exp(-2) / math.sqrt(2 * math.pi)
+    std = math.sqrt(1 - 4 * density / (1 - 2 * tail))
+    assert std == pytest.approx(0.87962566103423978, rel=1e-14)
+    assert std == pytest.approx(stats.truncnorm(-2, 2).std(), rel=1e-12)
+    for scale, name in ((1.0, "lecun_normal"), (2.0, "he_normal")):
+        ours = draws(ig.variance_scaling_, scale, "fan_in", "truncated_normal")
+        wide = math.sqrt(scale / FAN["fan_in"]) / std
+        cut = draws(nn.init.trunc_normal_, 0.0, wide, -2 * wide, 2 * wide)
+        np.testing.assert_allclose(ours, cut, rtol=1e-12)
+        theirs = getattr(jax.nn.initializers, name)()(jax.random.key(5), SHAPE[::-1])
+        assert float(abs(theirs).max()) == pytest.approx(2 * wide, rel=1e-3)
 
 
 def test_gain_replaces_the_slope():

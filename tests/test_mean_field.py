@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 from torch import nn
 
 from initguide import ACTIVATIONS, SCHEMES, Scheme, get_activation, initialize_, mlp
-from initguide.initializers import normal_, variance_scaling_
+from initguide.initializers import lecun_normal_, normal_, variance_scaling_
 from initguide.propagation import probe
 from initguide.theory.mean_field import (
     correlation_map,
@@ -168,19 +168,57 @@ def test_a_fixed_point_is_where_iteration_ends(name, w, b, q_0):
 
 
 def test_depth_scales_of_schoenholz():
-    """tanh, sigma_b^2 = .05: the digits of SCIENCE.md, at their rounding."""
-    point = fixed_point("tanh", np.sqrt([1, 1.5, 2, 2.5]), math.sqrt(0.05))
-    np.testing.assert_allclose(point.xi_c, [3.63, 15.8, 25.2, 11.8], atol=0.05)
-    np.testing.assert_allclose(point.xi_c[:2], point.xi_gradient[:2])
-    assert (point.xi_gradient[2:] < 0).all() and (point.c[2:] < 1).all()
+    """tanh, sigma_b^2 = .05, by Gauss-Hermite quadrature in two dimensions."""
+    z, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = np.outer(weights, weights) / (2 * math.pi)
+
+    def mean(function, q, c):
+        u, v = z[:, None], c * z[:, None] + math.sqrt(1 - c * c) * z
+        return (weights * function(math.sqrt(q) * u) * function(math.sqrt(q) * v)).sum()
+
+    def slope(x):
+        return np.cosh(x) ** -2
+
+    digits = {1.0: 3.63, 1.5: 15.8, 2.0: 25.2, 2.5: 11.8}  # from sigma_w^2 to xi_c
+    for w, scale in digits.items():
+        q = optimize.brentq(lambda q, w=w: w * mean(np.tanh, q, 1.0) + 0.05 - q, 0.01, 9)
+        c = 1.0
+        if w * mean(slope, q, c) > 1:  # chaos: like inputs fall apart
+            c = optimize.brentq(
+                lambda c, w=w, q=q: (w * mean(np.tanh, q, c) + 0.05) / q - c, 0.0, 0.99
+            )
+        expected = -1 / math.log(w * mean(slope, q, c))
+        assert expected == pytest.approx(scale, abs=0.05)  # its last digit, .1 or less
+        point = fixed_point("tanh", math.sqrt(w), math.sqrt(0.05))
+        assert (point.q, point.xi_c) == pytest.approx((q, expected), rel=1e-4)
+        assert point.c == pytest.approx(c, abs=1e-5)
+        assert (point.xi_c == pytest.approx(point.xi_gradient)) == (w < 1.76095)
+
+
+def selu(x):
+    return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x))
 
 
 def test_torchs_gains_are_no_fixed_points_at_one():
-    tanh, selu = fixed_point("tanh", 5 / 3), fixed_point("selu", 3 / 4)
-    assert tanh.q == pytest.approx(1.17848, abs=5e-6)
-    assert tanh.chi_1 == pytest.approx(1.2098, abs=5e-5)
-    assert selu.q == pytest.approx(0.0230, abs=5e-5)
-    assert fixed_point("selu", 1.0).q == pytest.approx(1, abs=1e-9)  # as its constants solve
+    def level(phi, gain):
+        return optimize.brentq(lambda q: gain**2 * expect(lambda x: phi(x) ** 2, q) - q, 1e-3, 9)
+
+    g = nn.init.calculate_gain("tanh")
+    q, tanh = level(math.tanh, g), fixed_point("tanh", g)
+    chi_1 = g**2 * expect(lambda x: math.cosh(x) ** -4, q)
+    assert (tanh.q, tanh.chi_1) == pytest.approx((q, chi_1), rel=1e-8)
+    assert q == pytest.approx(1.17848, abs=5.1e-6)
+    assert math.sqrt(variance_map("tanh", q, 1.0)) == pytest.approx(0.65135, abs=5.1e-6)
+    assert chi_1 == pytest.approx(1.2098, abs=5.1e-5)
+    assert math.sqrt(chi_1) == pytest.approx(1.10, abs=5.1e-3)  # the gradient itself
+
+    g = nn.init.calculate_gain("selu")
+    q = level(selu, g)
+    assert fixed_point("selu", g).q == pytest.approx(q, rel=1e-8)
+    assert q == pytest.approx(0.0230, abs=5.1e-5)
+    # With a gain of 1 they are: mean 0 and second moment 1, as its constants solve.
+    assert expect(selu, 1.0) == pytest.approx(0, abs=1e-9)
+    assert fixed_point("selu", 1.0).q == pytest.approx(level(selu, 1.0)) == pytest.approx(1)
 
 
 def test_fixed_points_that_vanish_or_do_not_exist():
@@ -264,7 +302,7 @@ def test_critical_with_bias():
         point = fixed_point(name, w, np.sqrt(biases))
         np.testing.assert_allclose(point.q, [q for q, _ in expected], rtol=1e-7)
         np.testing.assert_allclose(point.chi_1, 1, rtol=1e-8)
-    # SCIENCE.md, at its rounding.
+    # As they are quoted, at their rounding.
     assert critical_sigma_w("tanh", math.sqrt(0.05)) ** 2 == pytest.approx(1.76095, abs=6e-6)
     assert critical_sigma_w("tanh", math.sqrt(0.1)) ** 2 == pytest.approx(1.98607, abs=6e-6)
     assert critical_sigma_w("erf", math.sqrt(0.05)) ** 2 == pytest.approx(1.37584, abs=6e-6)
@@ -330,6 +368,42 @@ def test_glorots_mean_singular_value():
         for values, expected in ((squares, chi), (means, 8 / (3 * math.pi) * math.sqrt(chi))):
             error = 5 * np.std(values, ddof=1) / math.sqrt(len(values))
             assert abs(np.mean(values) - expected) < error + 1 / n  # whose order is 1/n^2
+
+
+def test_glorots_digits():
+    """The quarter circle's mean by quadrature: .490 for U(+-1/sqrt n), .849 normalized."""
+    middle, _ = integrate.quad(lambda s: s * math.sqrt(4 - s * s) / math.pi, 0, 2)
+    for square, digits in ((1 / 3, 0.490), (1.0, 0.849)):
+        found = middle * math.sqrt(fixed_point("tanh", math.sqrt(square)).chi_1)
+        assert found == pytest.approx(digits, abs=5.1e-4)
+        assert found == pytest.approx(8 / (3 * math.pi) * math.sqrt(square), rel=1e-8)
+
+
+def test_the_edge_of_a_product_of_gaussian_matrices():
+    """Eight layers: the largest singular value is sqrt(9^9 / 8^8) = 4.805."""
+    depth, sizes, g = 8, (80, 320), generator()
+    edge = math.sqrt((depth + 1) ** (depth + 1) / depth**depth)
+    assert edge == pytest.approx(4.805, abs=5.1e-4)
+
+    def moment(k):  # of J J^T: the Fuss-Catalan numbers, about edge^(2 k) k^(-3/2)
+        return special.binom((depth + 1) * k, k) / (depth * k + 1)
+
+    assert moment(31) / moment(30) * (31 / 30) ** 1.5 == pytest.approx(edge**2, rel=1 / 30**2)
+    mean, variance = jacobian_spectrum("linear", depth, 1.0)
+    assert (mean, mean**2 + variance) == pytest.approx((moment(1), moment(2)))
+
+    largest = {n: [] for n in sizes}
+    for n, count in zip(sizes, (200, 30), strict=True):
+        for _ in range(count):
+            product, w = torch.eye(n).double(), torch.empty(n, n).double()
+            for _ in range(depth):
+                product = lecun_normal_(w, generator=g) @ product
+            largest[n].append(float(torch.linalg.matrix_norm(product, 2)))
+    # A finite width lowers it by a n^(-2/3): two widths cancel a.
+    a, b = (np.array(sizes) ** (2 / 3) * [-1, 1]) / np.ptp(np.array(sizes) ** (2 / 3))
+    found = a * np.mean(largest[80]) + b * np.mean(largest[320])
+    errors = [np.std(x, ddof=1) / math.sqrt(len(x)) for x in largest.values()]
+    assert abs(found - edge) < 5 * math.hypot(a * errors[0], b * errors[1])
 
 
 # -- Predictions: exact parts --------------------------------------------------------------
@@ -420,14 +494,14 @@ def test_he_glorot_and_torch_on_relu():
 def test_tanh_forgets_as_one_over_twice_the_depth():
     values = signal(predict(*[1000] * 102, 10, activation="tanh", scheme="lecun_normal"))
     q = 1.0
-    for layer in range(1, 21):
-        assert values[f"hidden{layer}"] == pytest.approx(q, rel=1e-8)
+    for layer in range(1, 102):
+        assert values[f"hidden{layer}"] == pytest.approx(q, rel=1e-7)
         q = expect(lambda x: math.tanh(x) ** 2, q)
     # E[tanh^2] = q - 2 q^2 + 17/3 q^3 - ..., so that 1/q grows by 2 - 5/3 q + ... a layer.
     for layer in (30, 100):
         q, after = values[f"hidden{layer}"], values[f"hidden{layer + 1}"]
         assert 1 / after - 1 / q == pytest.approx(2 - 5 / 3 * q, abs=20 * q**2)
-    assert values["hidden10"] == pytest.approx(0.058, abs=5e-4)  # SCIENCE.md
+    assert values["hidden10"] == pytest.approx(0.058, abs=5e-4)
     assert values["hidden20"] == pytest.approx(0.027, abs=5e-4)
     assert values["hidden100"] == pytest.approx(0.0051, abs=5e-5)
 

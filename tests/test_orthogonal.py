@@ -199,8 +199,29 @@ def test_a_thousand_circular_convolutions_keep_the_norm(shape, dtype):
     for _ in range(depth):
         x = circular(x, delta_orthogonal_(w, generator=g), len(shape))
     ratio = np.linalg.norm(x.double().numpy()) / before
-    # Each layer: the roundings of a product of n terms, and of the matrix itself.
-    assert abs(ratio - 1) < depth * 2 * shape[1] * EPS[dtype]
+    # Each layer: some roundings, of either sign, so that they add up like a random walk.
+    assert abs(ratio - 1) < 5 * math.sqrt(depth) * 2 * EPS[dtype]  # 2e-5 with 32 bits
+
+
+def test_spectrum_of_a_flattened_orthogonal_convolution():
+    # At each frequency 3 times a block, n x n, of an orthogonal matrix of 9n rows: with a = 1/9
+    # its squares have the moments 1 and 2 - a and end at 36 a (1 - a), by free probability.
+    values = np.stack([spectrum(filled(nn.init.orthogonal_, 64, 64, 3, 3, seed=s), 16)
+                       for s in range(4)])  # fmt: skip
+    assert (values**2).mean() == pytest.approx(1, rel=1e-12)
+    fourth = (values**4).mean(axis=(1, 2, 3))
+    assert abs(fourth.mean() - (2 - 1 / 9)) < 5 * fourth.std(ddof=1) / 2 + 1 / 64**2
+    edge = math.sqrt(32 / 9)  # 1.886; beyond it by chance, in the order of n^(-2/3)
+    assert abs(values.max() - edge) < edge * 64 ** (-2 / 3) and values.min() < 0.002
+    ours = spectrum(filled(orthogonal_, 64, 64, 3, 3), 16)
+    np.testing.assert_array_equal(ours, values[0])
+
+
+def test_a_product_of_orthogonal_matrices_is_one():
+    g, product = generator(), np.eye(50)
+    for _ in range(100):
+        product = orthogonal_(torch.empty(50, 50).double(), generator=g).numpy() @ product
+    np.testing.assert_allclose(singular_values(product), 1, rtol=1e-13)
 
 
 def test_a_thousand_flattened_orthogonal_convolutions_do_not():
