@@ -150,6 +150,7 @@ class Memory(nn.Module):
         for z in new.unbind(dim=1):
             h = torch.tanh(z + h @ rnn.weight_hh_l0.T)
             states.append(h)  # the same as states, _ = rnn(x)
+        # cross_entropy wants the classes before the three places
         return self.output(torch.stack(states[-3:], dim=1)).mT
 
 
@@ -228,8 +229,8 @@ assert abs(identity - ceiling) < 4 * error  # of 500 sequences
 # --------------------------
 # PyTorch packs the four matrices of an LSTM, one for each *gate*, into one tensor of :math:`4n`
 # rows; for a GRU it is three. ``nn.init.orthogonal_`` makes the columns of the tall matrix
-# orthogonal, and none of the four. :func:`~initguide.recurrent_` fills each gate by itself. In plain PyTorch:
-# ``for w in lstm.weight_hh_l0.data.chunk(4): nn.init.orthogonal_(w)``.
+# orthogonal, and none of the four. :func:`~initguide.recurrent_` fills each gate by itself. In
+# plain PyTorch: ``for w in lstm.weight_hh_l0.data.chunk(4): nn.init.orthogonal_(w)``.
 
 torch.manual_seed(0)
 tall = [nn.init.orthogonal_(nn.LSTM(9, n).weight_hh_l0) for _ in seeds]
