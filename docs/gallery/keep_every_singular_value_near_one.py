@@ -11,7 +11,6 @@ a ReLU network they cannot. All alike is called *dynamical isometry*
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -126,9 +125,7 @@ pd.DataFrame(rows, columns=names).pivot(index=names[:2], columns="L").round(2)
 # inputs have variance :math:`1/n`; if they are Gaussian, that is LeCun's rule. Lines are means of
 # ten seeds on 1,000 other digits, at the best of three learning rates; bands are 95 % intervals.
 
-data = ig.datasets.mnist()
-parts = ["train_inputs", "train_targets", "test_inputs", "test_targets"]
-data = replace(data, **{part: getattr(data, part)[:1000] for part in parts})
+data = ig.datasets.mnist().first(1000, 1000)
 ensemble = ig.Ensemble.build(
     partial(ig.mlp, 784, *[64] * 60, 10, activation="tanh"),
     schemes=["lecun_normal", ig.Scheme("orthogonal", nn.init.orthogonal_)],

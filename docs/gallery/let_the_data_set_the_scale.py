@@ -13,7 +13,6 @@ The method is *layer-sequential unit-variance initialization*, LSUV for short
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -27,14 +26,8 @@ from torch.nn import functional as F
 import initguide as ig
 from initguide.plotting import look
 
-data = ig.datasets.fashion_mnist()
-data = replace(  # part of the images, at half the size: many deep networks are to be trained
-    data,
-    train_inputs=F.avg_pool2d(data.train_inputs[:4000], 2),
-    train_targets=data.train_targets[:4000],
-    test_inputs=F.avg_pool2d(data.test_inputs[:1000], 2),
-    test_targets=data.test_targets[:1000],
-)
+# Part of the images, at half the size: many deep networks are to be trained.
+data = ig.datasets.fashion_mnist().first(4000, 1000).map(F.avg_pool2d, 2)
 batch, seeds = data.train_inputs[:256], range(10)
 
 # %%
