@@ -2,17 +2,16 @@ r"""
 Train at the edge of chaos
 ==========================
 
-**How deep can a plain network be and still learn?** A few times its depth scale: the number of
-layers in which it forgets how alike two inputs were. With small weights all inputs become one, with
-large weights neighbours fall apart. On the edge between the two the scale is infinite, and there
-sit the classical schemes: LeCun's and Xavier's for tanh, He's for ReLU.
+**How deep can a plain network be and still learn?** A few times its *depth scale*: the number of
+layers after which it has forgotten most of how alike two inputs were. With small weights all inputs
+become one, with large weights neighbours fall apart. On the edge between the two the scale is
+infinite, and there sit the classical schemes: LeCun's and Xavier's for tanh, He's for ReLU.
 
 :cite:t:`poole2016` found the two phases, :cite:t:`schoenholz2017` how deep networks can be trained.
 
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -29,27 +28,29 @@ from initguide.theory import mean_field as mf
 # %%
 # Two phases and an edge
 # ----------------------
-# A layer of :math:`n` inputs has random weights of variance :math:`\sigma_w^2/n` and random biases
-# of variance :math:`\sigma_b^2`, all of mean 0. Let :math:`z` be what a unit computes before its
-# activation :math:`\varphi`. The theory assumes infinitely wide layers and independent weights.
-# Then :math:`z` is Gaussian, and its variance :math:`q` settles within a few layers. From there on
-# each layer multiplies the square of a *small* difference between two inputs by
-# :math:`\chi_1 = \sigma_w^2 \operatorname{E}[\varphi'(z)^2]`, and so, on the way back, the mean
-# square of the gradient. Below 1 both vanish: this phase is called *ordered*. Above 1 both grow: it
-# is *chaotic*. For tanh:
+# A layer has random weights of variance :math:`\sigma_w^2/n`, where :math:`n` is the number of its
+# inputs, and random biases of variance :math:`\sigma_b^2`, all of mean 0. Let :math:`z` be what a
+# unit computes before its activation :math:`\varphi`. If the layers are infinitely wide, :math:`z`
+# is normal, and within a few layers its variance comes to rest at some :math:`q`. From there on,
+#
+# .. math:: \chi_1 = \sigma_w^2 \operatorname{E}[\varphi'(z)^2]
+#
+# is the factor by which each layer multiplies two things: the squared distance of two inputs that
+# are close to each other, and, on its way back, the mean square of the gradient. Below 1 both
+# vanish: this phase is called *ordered*. Above 1 both grow: it is *chaotic*. For tanh:
 
-sigma_b, sigma_b2 = 0.05**0.5, np.linspace(0, 0.6, 17) ** 2
-sigma_w2 = np.linspace(0.2, 3.8, 37)
-chi_1 = mf.fixed_point("tanh", sigma_w2**0.5, sigma_b2[:, None] ** 0.5).chi_1
-edge, critical = (
-    mf.critical_sigma_w("tanh", b) ** 2 for b in (sigma_b2**0.5, sigma_b)
-)
+grid_w, grid_b = np.linspace(0.2, 3.8, 37), np.linspace(0, 0.6, 17) ** 2
+chi_1 = mf.fixed_point("tanh", grid_w**0.5, grid_b[:, None] ** 0.5).chi_1
+edge = mf.critical_sigma_w("tanh", grid_b**0.5) ** 2
+
+sigma_b = 0.05**0.5  # from here on
+critical = mf.critical_sigma_w("tanh", sigma_b) ** 2
 examples = {"order": (1.0, "C0"), "edge": (critical, "k"), "chaos": (3.0, "C1")}
 
 style = {"levels": np.linspace(0, 1.6, 9), "cmap": "PuOr_r", "vmin": 0, "vmax": 2}
-plt.contourf(sigma_w2, sigma_b2, chi_1, **style)
+plt.contourf(grid_w, grid_b, chi_1, **style)
 plt.colorbar(label=r"$\chi_1$")
-plt.plot(edge, sigma_b2, "k", label="edge of chaos")
+plt.plot(edge, grid_b, "k", label="edge of chaos")
 plt.plot(1, 0, "k*", ms=14, clip_on=False, label="LeCun, Xavier")
 for x, color in examples.values():
     plt.plot(x, sigma_b**2, "o", color=color, mec="white", ms=9)
@@ -64,22 +65,24 @@ assert abs(mf.critical_sigma_w("relu") - 2**0.5) < 1e-8
 
 # %%
 # The star is LeCun's rule, :math:`\sigma_w = 1` without biases; it is Xavier's too where layers
-# have as many outputs as inputs. ReLU's edge is at :math:`\sigma_w = \sqrt 2`: that is He's rule.
+# have as many outputs as inputs. Without biases, ReLU's edge is at :math:`\sigma_w = \sqrt 2`. That
+# is He's rule.
 #
 # What becomes of two inputs?
 # ---------------------------
-# Take two nearly equal inputs, with correlation :math:`c = 0.95`, and two that have nothing in
-# common, with :math:`c = 0`. By :math:`c` we mean the correlation of their :math:`z` over the units
-# of a layer. They pass through forty tanh layers of 500 units, at the three circles of the figure
-# above: ten seeds (solid: mean and standard deviation), and the prediction of
-# :func:`~initguide.theory.mean_field.correlation_map`, applied layer by layer (dashed).
+# Let :math:`c` be the correlation of the :math:`z` that two inputs cause, over the units of a
+# layer. One pair of inputs is nearly equal, with :math:`c = 0.95`, the other has nothing in common,
+# with :math:`c = 0`. They pass through forty tanh layers of 500 units, at the three circles of the
+# figure above. Solid: mean and standard deviation of ten seeds. Dashed: the prediction of
+# :func:`~initguide.theory.mean_field.correlation_map`, layer by layer.
 
 
 def measure(sigma_w, q, seed, n=500):
     """Return c of both pairs in each layer: (layers, 2)."""
     torch.manual_seed(seed)
-    layer, (one, other) = nn.Linear(n, n), torch.linalg.qr(torch.randn(n, 2)).Q.T
-    c, rows = torch.tensor([[1.0], [0.95], [0.0]]), []
+    layer = nn.Linear(n, n)
+    one, other = torch.linalg.qr(torch.randn(n, 2)).Q.T  # orthogonal, of length 1
+    c, rows = torch.tensor([[1.0], [0.95], [0.0]]), []  # c with the first input
     z = (n * q) ** 0.5 * (c * one + (1 - c**2).sqrt() * other)
     for _ in range(41):
         rows.append(F.cosine_similarity(z[:1], z[1:]))
@@ -95,14 +98,11 @@ for name, (s, color) in examples.items():
         theory.append(mf.correlation_map("tanh", theory[-1], q, s**0.5, sigma_b))
     runs = torch.stack([measure(s**0.5, q, seed) for seed in range(10)]).numpy()
     mean, std = runs.mean(axis=0), runs.std(axis=0, ddof=1)
-    for i, label in enumerate([None, f"{name}, $σ_w^2 = {s:.2f}$"]):
-        plt.plot(mean[:, i], color=color, label=label)
-        band = (mean - std)[:, i], (mean + std)[:, i]
-        plt.fill_between(range(41), *band, color=color, alpha=0.25, lw=0)
+    plt.plot(mean, color=color, label=[f"{name}, $σ_w^2 = {s:.2f}$", None])
+    for low, high in zip((mean - std).T, (mean + std).T, strict=True):
+        plt.fill_between(range(41), low, high, color=color, alpha=0.25, lw=0)
     plt.plot(theory, "--", color=color, lw=1)
-    error = (
-        4.78 * std / 10**0.5 + 1e-5
-    )  # t-interval of 99.9 %, and single precision
+    error = 4.78 * std / 10**0.5 + 1e-5  # 99.9 % t-interval; single precision
     assert (abs(mean - theory) <= error)[[1, 2, 5, 10, 20, 40]].all()
 plt.gca().set(title="Two pairs of inputs", xlabel="layer", ylabel="correlation c")
 plt.legend(loc="lower right")
@@ -111,12 +111,13 @@ plt.show()
 # %%
 # In order all inputs become one. In chaos even nearly equal ones fall apart, until they are as
 # unlike as any other two. Either way the last layer can no longer tell how alike two inputs were.
-# On the edge it still can. The ten seeds agree with the prediction to within their error.
+# On the edge it still can. The means agree with the prediction within their errors.
 #
 # How deep do networks learn?
 # ---------------------------
-# Near its end :math:`c^*`, the distance :math:`|c - c^*|` shrinks by the factor :math:`e` in
-# :math:`\xi_c` layers. This is the depth scale. Along :math:`\sigma_b^2 = 0.05`:
+# Let :math:`c^*` be where :math:`c` ends. Close to it, the distance :math:`|c - c^*|` shrinks by
+# the factor :math:`e` in :math:`\xi_c` layers. This :math:`\xi_c` is the depth scale. For
+# :math:`\sigma_b^2 = 0.05`:
 
 index = pd.Index([1, 1.5, 2, 2.5], name="σ_w²")
 rest = mf.fixed_point("tanh", index**0.5, sigma_b)
@@ -126,14 +127,9 @@ pd.DataFrame({"χ₁": rest.chi_1, "c*": rest.c, "ξ_c": rest.xi_c}, index).roun
 # After six scales a quarter of a percent of the distance is left (:math:`e^{-6}`). That is as deep
 # as :cite:t:`schoenholz2017` saw networks learn. Here are tanh networks of 50 units a layer,
 # trained on 4,000 digits at half the size, with mean 0 and mean square 1: one epoch, 160 steps of
-# plain SGD, ten seeds. The fields show the mean test accuracy and its standard deviation.
+# plain SGD. Each square shows mean and standard deviation of the test accuracy of ten seeds.
 
-data = datasets.mnist()
-x = F.avg_pool2d(torch.cat([data.train_inputs[:4000], data.test_inputs[:1000]]), 2)
-x = (x - x[:4000].mean()) / x[:4000].std()
-digits = {"train_targets": data.train_targets[:4000], "train_inputs": x[:4000]}
-tests = {"test_targets": data.test_targets[:1000], "test_inputs": x[4000:]}
-data = replace(data, **digits, **tests)
+data = datasets.mnist().first(4000, 1000).map(F.avg_pool2d, 2).standardized()
 
 
 def biases_(bias, fans, *, generator):
@@ -141,9 +137,9 @@ def biases_(bias, fans, *, generator):
 
 
 sigma_w2, depths, runs = np.arange(0.5, 3.6, 0.5), [5, 10, 20, 40, 80], []
-weights = [partial(lecun_normal_, gain=s**0.5) for s in sigma_w2]
 schemes = [
-    Scheme(str(s), w, biases_) for s, w in zip(sigma_w2, weights, strict=True)
+    Scheme(str(s), weight=partial(lecun_normal_, gain=s**0.5), bias=biases_)
+    for s in sigma_w2
 ]
 for depth in depths:
     make_model = partial(mlp, 196, *depth * [50], 10, activation="tanh")
@@ -151,17 +147,17 @@ for depth in depths:
     table = train(start, data, epochs=1, lr=0.01, batch_size=25).frame()
     table = table.query("metric == 'accuracy' and step > 0")
     runs.append(table.assign(depth=depth))
-fields = summarize(pd.concat(runs), by=["depth", "scheme"])
-fields["sigma_w2"] = fields["scheme"].astype(float)
+squares = summarize(pd.concat(runs), by=["depth", "scheme"])
+squares["sigma_w2"] = squares["scheme"].astype(float)
 
-mean = fields["mean"].to_numpy().reshape(len(depths), len(sigma_w2))
+mean = squares["mean"].to_numpy().reshape(len(depths), len(sigma_w2))
 edges = np.arange(0.25, 3.8, 0.5), 5 * 2.0 ** np.arange(-0.5, 5)
 plt.pcolormesh(*edges, mean, cmap="Greens", vmin=0.1, vmax=0.9)
 style = {"ha": "center", "va": "center", "size": 9}
 box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1}
-for f in fields.itertuples():
-    text = f"{100 * f.mean:.0f} ± {100 * f.std:.0f}"
-    plt.text(f.sigma_w2, f.depth, text, bbox=box, **style)
+for row in squares.itertuples():
+    text = f"{100 * row.mean:.0f} ± {100 * row.std:.0f}"
+    plt.text(row.sigma_w2, row.depth, text, bbox=box, **style)
 x = np.linspace(0.25, 3.75, 200)
 xi_c = mf.fixed_point("tanh", x**0.5, sigma_b).xi_c
 plt.plot(x, 6 * xi_c, "k", label=r"$6\,\xi_c$")
@@ -176,25 +172,24 @@ plt.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %%
-# Guessing the most frequent digit is right in about a tenth. Say that a field has learned if its
-# mean accuracy is above twice that. The fields, sorted by their depth in scales:
+# Up to two scales every square has learned: it is right more than twice as often as guessing the
+# most frequent digit. Beyond six scales none has, however many layers that is.
 
 guess = data.test_targets.bincount().max().item() / len(data.test_targets)
-xi_c = mf.fixed_point("tanh", fields["sigma_w2"] ** 0.5, sigma_b).xi_c
-bins = {"bins": [0, 2, 6, np.inf], "labels": ["< 2", "2 to 6", "> 6"]}
-fields["scales"] = pd.cut(fields["depth"] / xi_c, **bins)
-fields["learned"] = fields["mean"] > 2 * guess
-assert (fields.query("scales == '< 2'")["low"] > 2 * guess).all()  # 95 % intervals
-assert (fields.query("scales == '> 6'")["high"] < 2 * guess).all()
-by_scales = fields.groupby("scales", observed=True)["learned"]
-by_scales.agg(fields="size", learned="sum")
+xi_c = mf.fixed_point("tanh", squares["sigma_w2"] ** 0.5, sigma_b).xi_c
+scales = squares["depth"] / xi_c
+assert (squares["low"][scales < 2] > 2 * guess).all()  # 95 % intervals
+assert (squares["high"][scales > 6] < 2 * guess).all()
+print(f"squares up to two scales: {(scales < 2).sum()}")
+print(f"squares beyond six scales: {(scales > 6).sum()}")
 
 # %%
-# Below two scales all learn, beyond six none, however many layers that is. In between it depends:
-# 160 steps are few, and 50 units fewer than the theory has. Networks learn deepest near the edge.
+# In between it depends: 160 steps are few, and 50 units fewer than the theory has. Networks learn
+# deepest near the edge.
 #
 # What this does not show
 # -----------------------
 # That the edge makes a network accurate: shallow ones learn almost anywhere. The theory speaks of
 # the start, not of what training makes of it, and of plain networks: shortcuts between layers and
-# normalization change it. What normalization does: :doc:`ask_what_batch_norm_changes`.
+# normalization change it (:doc:`ask_what_batch_norm_changes`). And on the edge a layer
+# still stretches some directions and squeezes others: :doc:`keep_every_singular_value_near_one`.
