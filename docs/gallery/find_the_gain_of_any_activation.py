@@ -97,8 +97,8 @@ assert ((gains["activation"] / gains["forward"]).dropna() - 1).abs().max() < 0.1
 gains.map("{:.4f}".format).replace("nan", "none")
 
 # %%
-# Forward and activation gain differ by less than a tenth. ``initguide`` uses the forward gain, since
-# every function here has one.
+# Forward and activation gain differ by less than a tenth. ``initguide`` uses the forward gain,
+# since every function here has one.
 #
 # Why not 1 / std?
 # ----------------
@@ -152,8 +152,9 @@ pd.DataFrame(rows, index=columns).T.round(2)
 # PyTorch returns 5/3 for tanh, 3/4 for SELU and 1 for sigmoid. What becomes of signal and gradient
 # in thirty layers? A layer turns the mean square :math:`q` of :math:`z` into
 # :math:`g^2 E[\varphi(\sqrt q\, z)^2]`, which is what ``variance_map`` computes. On the way back it
-# multiplies that of the gradient by the same with :math:`\varphi'` in place of :math:`\varphi`. Dashed
-# lines are this prediction, thin lines are ten seeds. The gradient is relative to the last layer's.
+# multiplies that of the gradient by the same with :math:`\varphi'` in place of :math:`\varphi`.
+# Dashed lines are this prediction, thin lines are ten seeds. The gradient is relative to the last
+# layer's.
 
 cases = {
     "tanh, forward gain": ("tanh", gain("tanh"), "#0072B2"),
@@ -222,9 +223,7 @@ initialize_(model, "he_normal", activation=nn.GELU())
 # gain should be 1, and a second line mends it. Here are twenty layers of GELU that read MNIST, with
 # pixels of mean 0 and mean square 1. Thin lines are ten seeds, thick ones their geometric mean.
 
-images = datasets.mnist().test_inputs[:200]
-images = (images - images.mean()) / images.std()
-
+images = datasets.mnist().standardized().test_inputs[:200]
 starts = {  # activation, color
     "He": (None, look("he_normal").color),
     "GELU's gain": (nn.GELU(), "#8c8c8c"),
