@@ -11,7 +11,6 @@ in any model.
 """
 
 import math
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -26,15 +25,7 @@ from initguide import Ensemble, datasets, initialize_, mlp, probe, summarize, tr
 from initguide.plotting import look, plot_means
 from initguide.theory.mean_field import predict
 
-data, seeds = datasets.mnist(), range(10)
-mean, std = data.train_inputs.mean(), data.train_inputs.std()
-data = replace(
-    data,
-    train_inputs=(data.train_inputs[:4000] - mean) / std,
-    train_targets=data.train_targets[:4000],
-    test_inputs=(data.test_inputs[:1000] - mean) / std,
-    test_targets=data.test_targets[:1000],
-)
+data, seeds = datasets.mnist().standardized().first(4000, 1000), range(10)
 images, digits = data.test_inputs[:64], data.test_targets[:64]
 
 # %%
@@ -105,8 +96,8 @@ draw("second_moment", "mean square of z")
 draw("gradient_second_moment", "mean square of the gradient")
 
 # %%
-# From end to end, forwards for the signal and backwards for the gradient, the mean square changes by
-# this power of ten (median of ten seeds):
+# From end to end, forwards for the signal and backwards for the gradient, the mean square changes
+# by this power of ten (median of ten seeds):
 
 ends = runs.pivot(index=[*keys, "seed"], columns=["quantity", "at"], values="value")
 q, g = ends["second_moment"], ends["gradient_second_moment"]
@@ -121,12 +112,12 @@ change.round(1)
 # Four pairs keep both within a factor of a thousand. PyTorch's default loses the gradient
 # everywhere, and all that is left of its signal are the biases (:doc:`keep_the_variance_level`).
 #
-# The seeds differ because the width is finite. Each of He's ReLU layers, for example, multiplies the
-# mean square by a random factor of mean 1 and variance :math:`5/n` :cite:p:`hanin2018`, and fifty
-# such factors go together. The bands allow for that: at the far end one network in a thousand
-# should be outside. GELU with He is apart. It keeps the mean square of a large signal, as ReLU does,
-# but only half of that of a small one. Chance decides when the signal becomes small, and the band,
-# made for small deviations, does not cover that.
+# The seeds differ because the width is finite. Each of He's ReLU layers, for example, multiplies
+# the mean square by a random factor of mean 1 and variance :math:`5/n` :cite:p:`hanin2018`, and
+# fifty such factors go together. The bands allow for that: at the far end one network in a thousand
+# should be outside. GELU with He is apart. It keeps the mean square of a large signal, as ReLU
+# does, but only half of that of a small one. Chance decides when the signal becomes small, and the
+# band, made for small deviations, does not cover that.
 
 far = {"second_moment": depth, "gradient_second_moment": 1}
 ends = runs[runs["at"] == runs["quantity"].map(far)]
@@ -160,10 +151,10 @@ assert ratio["torch_default"] < 1e-3 < ratio["he_normal"] < 1e3
 table[["second_moment", "gradient_second_moment"]].map("{:.0e}".format)
 
 # %%
-# Read the signal downwards and the gradient upwards. If one changes by about the same factor in each
-# layer, divide the weights by the root of that factor. With PyTorch's start the gradient all but
-# vanishes, while biases keep the signal up. The full table also has ``zeros`` and ``saturated``,
-# which tell of dead units.
+# Read the signal downwards and the gradient upwards. If one changes by about the same factor in
+# each layer, divide the weights by the root of that factor. With PyTorch's start the gradient all
+# but vanishes, while biases keep the signal up. The full table also has ``zeros`` and
+# ``saturated``, which tell of dead units.
 #
 # Does it matter in training?
 # ---------------------------
