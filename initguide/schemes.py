@@ -19,6 +19,7 @@ from initguide import initializers as init
 from initguide._modules import LAYERS, check_memory
 from initguide.gains import gain
 from initguide.initializers import Fans
+from initguide.orthogonal import orthogonal_
 
 __all__ = ["SCHEMES", "Initialization", "Scheme", "get_scheme", "initialize_"]
 
@@ -167,6 +168,9 @@ _SCHEMES = (
     Scheme("he_uniform", init.he_uniform_, label="He uniform",
            formula=r"U\left(\pm\sqrt{6/n_\text{in}}\right)", source="he2015",
            color="#D55E00", marker="s"),
+    Scheme("orthogonal", orthogonal_, label="orthogonal",
+           formula=r"W^\top W = I \text{ or } W W^\top = I", source="saxe2014",
+           color="#882255", marker="d"),
 )  # fmt: skip
 
 SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in _SCHEMES}

@@ -40,6 +40,7 @@ TABLE = {
     ),
     "he_normal": (0, 2 / N_IN, *INFINITE),
     "he_uniform": (0, 2 / N_IN, -math.sqrt(6 / N_IN), math.sqrt(6 / N_IN)),
+    "orthogonal": (0, 1 / max(N_IN, N_OUT), *INFINITE),
 }
 
 LAYERS = {
@@ -154,7 +155,7 @@ def test_synonyms(synonym, name):
 
 
 # LeCun's and Xavier's variance times the gain's square, He's with it in place of 2.
-WITHOUT_GAIN = {"lecun": 1, "normal": 1, "xavier": 1, "he": 1 / math.sqrt(2)}
+WITHOUT_GAIN = {"lecun": 1, "normal": 1, "xavier": 1, "he": 1 / math.sqrt(2), "orthogonal": 1}
 
 
 @every_scheme

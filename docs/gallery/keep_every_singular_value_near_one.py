@@ -41,7 +41,8 @@ from initguide.theory.mean_field import fixed_point, jacobian_spectrum
 
 n, depths, seeds = 200, [1, 8, 32], range(10)
 sigma = {"linear": 1.0, "tanh": 1.02, "relu": 2**0.5}
-colors = {"Gaussian": ig.SCHEMES["lecun_normal"].color, "orthogonal": "#666666"}
+schemes = {"Gaussian": "lecun_normal", "orthogonal": "orthogonal"}
+colors = {weights: ig.SCHEMES[name].color for weights, name in schemes.items()}
 
 
 def singular_values(activation, L, weights, seed):
@@ -128,7 +129,7 @@ pd.DataFrame(rows, columns=names).pivot(index=names[:2], columns="L").round(2)
 data = ig.datasets.mnist().first(1000, 1000)
 ensemble = ig.Ensemble.build(
     partial(ig.mlp, 784, *[64] * 60, 10, activation="tanh"),
-    schemes=["lecun_normal", ig.Scheme("orthogonal", nn.init.orthogonal_)],
+    schemes=["lecun_normal", "orthogonal"],
     seeds=seeds,
 )
 learn = partial(ig.train, ensemble, data, epochs=4, evaluate_every=10)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import initguide as ig
+from initguide.plotting import look
 
 n, delay, seeds = 64, 40, range(10)
 starts = {
@@ -30,8 +31,10 @@ starts = {
     "Gaussian": partial(nn.init.normal_, std=n**-0.5),
     "PyTorch default": lambda w: w,  # what nn.RNN draws: U(±1/√n)
 }
-palette = ["#666666", "#999933", "#8A5FBF", "#0072B2"]
-colors = dict(zip(starts, palette, strict=True))
+known = ["orthogonal", "identity", "lecun_normal", "torch_default"]
+colors = {
+    name: look(scheme).color for name, scheme in zip(starts, known, strict=True)
+}
 
 # %%
 # What is left after forty steps?
