@@ -36,7 +36,7 @@ from initguide.initializers import normal_, torch_default_bias_
 from initguide.plotting import plot_means
 
 single = datasets.mnist().first(4000, 1000)
-data = single.map(torch.Tensor.double)  # single precision would break the symmetry: see below
+data = single.map(torch.Tensor.double)  # single would break the symmetry, see below
 images, digits = data.train_inputs, data.train_targets
 data
 
