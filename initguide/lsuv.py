@@ -7,6 +7,7 @@ whatever stands between the layers. `lsuv_` does it in one pass through the mode
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,15 @@ class LSUVReport:
             for name, before, after, rescales in self.layers
         ]
         return "\n".join([*lines, f"left alone: {', '.join(self.left_alone) or 'nothing'}"])
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        columns = ["layer", "variance before", "after", "rescales"]
+        table = pd.DataFrame(self.layers).set_axis(columns, axis=1)
+        rows = table.to_html(index=False, border=0, float_format="{:.4g}".format)
+        left = html.escape(", ".join(self.left_alone) or "nothing")
+        return f"{rows}<p>Left alone: {left}</p>"
 
 
 def lsuv_(

@@ -170,7 +170,7 @@ _SCHEMES = (
            color="#D55E00", marker="s"),
     Scheme("orthogonal", orthogonal_, label="orthogonal",
            formula=r"W^\top W = I \text{ or } W W^\top = I", source="saxe2014",
-           color="#882255", marker="d"),
+           color="#D6336C", marker="d"),
 )  # fmt: skip
 
 SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in _SCHEMES}

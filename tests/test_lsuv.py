@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -225,6 +226,15 @@ def test_batches_are_inputs_positional_or_keyword_arguments(batch):
     measured = variances(model, **arguments)
     assert abs(measured.pop("head") - 1) > 0.01
     np.testing.assert_allclose(list(measured.values()), 1, atol=0.01)
+
+
+def test_a_notebook_shows_a_table():
+    report = lsuv_(Residual(), torch.arange(11), generator=generator())
+    cells = np.array(re.findall("<td>(.*?)</td>", report._repr_html_())).reshape(-1, 4)
+    assert list(cells[:, 0]) == [layer.name for layer in report.layers]
+    measured = [layer[1:] for layer in report.layers]
+    np.testing.assert_allclose(cells[:, 1:].astype(float), measured, rtol=1e-3)
+    assert "Left alone: embed.weight</p>" in report._repr_html_()
 
 
 def test_shared_layers_and_weights_are_rescaled_once_at_their_first_use():

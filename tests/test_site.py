@@ -255,6 +255,25 @@ def test_figures_follow_the_theme(visit, server):
     assert light > 200 and paper() < 80
 
 
+def luminance(color):
+    r, g, b = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (r, g, b)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("figure", sorted(path.name for path in (SITE / "_images").glob("*.svg")))
+def test_lines_stand_out_from_both_grounds(figure):
+    svg = (SITE / "_images" / figure).read_text(encoding="utf-8")
+    grounds = re.findall(r"--background:(#\w{6})", svg)
+    assert len(grounds) == 2
+    if re.search("QuadMesh|QuadContourSet|<image", svg):
+        return  # what is drawn upon a field of colours has its own ground
+    for color in set(re.findall(r"stroke: ?(#\w{6})", svg)):
+        for ground in grounds:
+            dark, light = sorted([luminance(color), luminance(ground)])
+            assert (light + 0.05) / (dark + 0.05) > 2, (color, ground)
+
+
 def test_copied_code_has_no_prompt(visit, server):
     shown = visit(f"{server}/about.html", permissions=["clipboard-read", "clipboard-write"])
     block = shown.locator("div.highlight-console").first

@@ -227,7 +227,7 @@ images = datasets.mnist().standardized().test_inputs[:200]
 starts = {  # activation, color
     "He": (None, look("he_normal").color),
     "GELU's gain": (nn.GELU(), "#8c8c8c"),
-    "GELU's gain, first layer 1": (nn.GELU(), "black"),
+    "GELU's gain, first layer 1": (nn.GELU(), "#0072B2"),
 }
 growth = {}
 for label, (activation, color) in starts.items():

@@ -77,7 +77,7 @@ for ax, L in zip(axes[:, 0], depths, strict=True):  # Pennington et al. 2017
     a, b, c = np.sin(angle), np.sin(L * angle), np.sin((L + 1) * angle)
     s = np.sqrt(c ** (L + 1) / (a * b**L))
     larger = ((L + 1) * angle - L * a * c / b) / np.pi  # share of values above s
-    ax.plot(larger, s, "k:", label="Gaussian, theory")
+    ax.plot(larger, s, ":", color="gray", label="Gaussian, theory")
     edge = ((L + 1) ** (L + 1) / L**L) ** 0.5
     largest = spectra["linear", L, "Gaussian"][:, 0]
     error = t * largest.std(ddof=1) / 10**0.5

@@ -96,7 +96,7 @@ report
 
 orthogonal = ig.Scheme("orthogonal × √2", partial(ig.orthogonal_, gain=2**0.5))
 colors = {name: look(name).color for name in ("torch_default", "he_normal")}
-colors |= {orthogonal.name: look("orthogonal").color, "LSUV": "#222222"}
+colors |= {orthogonal.name: look("orthogonal").color, "LSUV": "#999933"}
 markers = dict(zip(colors, "^ovD", strict=True))
 
 

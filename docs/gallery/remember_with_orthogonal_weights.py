@@ -31,10 +31,8 @@ starts = {
     "Gaussian": partial(nn.init.normal_, std=n**-0.5),
     "PyTorch default": lambda w: w,  # what nn.RNN draws: U(±1/√n)
 }
-known = ["orthogonal", "identity", "lecun_normal", "torch_default"]
-colors = {
-    name: look(scheme).color for name, scheme in zip(starts, known, strict=True)
-}
+known = [look(s).color for s in ("orthogonal", "lecun_normal", "torch_default")]
+colors = dict(zip(starts, [known[0], "#999933", *known[1:]], strict=True))
 
 # %%
 # What is left after forty steps?
@@ -76,7 +74,7 @@ for name in ("orthogonal", *variances):
     ax.fill_between(place, *band, color=colors[name], alpha=0.3)
 for v in variances.values():
     theory = (v * (1 - place)) ** (delay / 2)
-    ax.plot(place, theory, "k:", label="theory" if v == 1 else None)
+    ax.plot(place, theory, ":", color="gray", label="theory" if v == 1 else None)
 ax.set(title="After forty steps", ylabel="singular value", ylim=(1e-14, 1e2))
 ax.set_xlabel("place among the 64, from the largest (0) to the smallest (1)")
 ax.legend(loc="upper right", bbox_to_anchor=(1, 0.8))

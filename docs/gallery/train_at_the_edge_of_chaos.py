@@ -45,7 +45,7 @@ edge = mf.critical_sigma_w("tanh", grid_b**0.5) ** 2
 
 sigma_b = 0.05**0.5  # from here on
 critical = mf.critical_sigma_w("tanh", sigma_b) ** 2
-examples = {"order": (1.0, "C0"), "edge": (critical, "k"), "chaos": (3.0, "C1")}
+examples = {"order": (1.0, "C0"), "edge": (critical, "C2"), "chaos": (3.0, "C1")}
 
 style = {"levels": np.linspace(0, 1.6, 9), "cmap": "PuOr_r", "vmin": 0, "vmax": 2}
 plt.contourf(grid_w, grid_b, chi_1, **style)
@@ -54,10 +54,10 @@ plt.plot(edge, grid_b, "k", label="edge of chaos")
 plt.plot(1, 0, "k*", ms=14, clip_on=False, label="LeCun, Xavier")
 for x, color in examples.values():
     plt.plot(x, sigma_b**2, "o", color=color, mec="white", ms=9)
-plt.text(1.2, 0.25, "ordered")
-plt.text(3, 0.25, "chaotic")
+plt.text(1.2, 0.25, "ordered", color="k")
+plt.text(3, 0.25, "chaotic", color="k")
 plt.gca().set(title="Tanh: order and chaos", xlabel="$σ_w^2$", ylabel="$σ_b^2$")
-plt.legend(loc=(0.62, 0.27))
+plt.legend(loc=(0.62, 0.27), labelcolor="k")
 plt.show()
 
 assert abs(mf.critical_sigma_w("tanh") - 1) < 1e-8
@@ -153,16 +153,16 @@ squares["sigma_w2"] = squares["scheme"].astype(float)
 mean = squares["mean"].to_numpy().reshape(len(depths), len(sigma_w2))
 edges = np.arange(0.25, 3.8, 0.5), 5 * 2.0 ** np.arange(-0.5, 5)
 plt.pcolormesh(*edges, mean, cmap="Greens", vmin=0.1, vmax=0.9)
-style = {"ha": "center", "va": "center", "size": 9}
+style = {"ha": "center", "va": "center", "size": 9, "color": "k"}
 box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1}
 for row in squares.itertuples():
     text = f"{100 * row.mean:.0f} ± {100 * row.std:.0f}"
     plt.text(row.sigma_w2, row.depth, text, bbox=box, **style)
 x = np.linspace(0.25, 3.75, 200)
 xi_c = mf.fixed_point("tanh", x**0.5, sigma_b).xi_c
-plt.plot(x, 6 * xi_c, "k", label=r"$6\,\xi_c$")
-plt.plot(x, 2 * xi_c, "k--", label=r"$2\,\xi_c$")
-plt.axvline(critical, color="k", ls=":", label="edge of chaos")
+plt.plot(x, 6 * xi_c, "C1", label=r"$6\,\xi_c$")
+plt.plot(x, 2 * xi_c, "C1--", label=r"$2\,\xi_c$")
+plt.axvline(critical, color="C1", ls=":", label="edge of chaos")
 plt.gca().set(yscale="log", ylim=edges[1][[0, -1]], xlabel="$σ_w^2$")
 plt.gca().set(ylabel="hidden layers", title="Test accuracy (%)")
 plt.yticks(depths, depths)
