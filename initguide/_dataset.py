@@ -133,7 +133,7 @@ class Dataset:
         >>> data.train_inputs.shape[1:]
         torch.Size([1, 14, 14])
         """
-        name = getattr(function, "__name__", repr(function))
+        name = getattr(function, "__name__", type(function).__name__)  # no address: it varies
         step = f"{name}({', '.join(map(str, ('inputs', *arguments)))})"
         return replace(
             self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class LSUVReport:
 
 def lsuv_(
     model: nn.Module,
-    batch: Tensor | Sequence[Any] | Mapping[str, Any],
+    batch: Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any],
     *,
     tolerance: float = 0.1,
     max_rescales: int = 10,

@@ -1,3 +1,4 @@
+import functools
 import gzip
 import hashlib
 import http.server
@@ -755,6 +756,8 @@ def test_map_changes_the_inputs_of_both_sets():
         torch.testing.assert_close(getattr(small, part), blocks)
     assert torch.equal(small.train_targets, data.train_targets)
     assert "avg_pool2d(inputs, 2)" in repr(small)
+    twice = [data.map(functools.partial(torch.mul, other=2)).provenance for _ in range(2)]
+    assert twice[0].fingerprint == twice[1].fingerprint and "0x" not in repr(twice[0])
 
 
 def test_standardized_inputs_have_mean_0_and_mean_square_1_over_the_training_set():

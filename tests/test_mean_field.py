@@ -192,7 +192,10 @@ def test_depth_scales_of_schoenholz():
         point = fixed_point("tanh", math.sqrt(w), math.sqrt(0.05))
         assert (point.q, point.xi_c) == pytest.approx((q, expected), rel=1e-4)
         assert point.c == pytest.approx(c, abs=1e-5)
-        assert (point.xi_c == pytest.approx(point.xi_gradient)) == (w < 1.76095)
+        if w < 1.76095:
+            assert point.xi_c == pytest.approx(point.xi_gradient, rel=1e-7)
+        else:
+            assert point.xi_gradient < 0 and point.c < 1
 
 
 def selu(x):
@@ -207,18 +210,19 @@ def test_torchs_gains_are_no_fixed_points_at_one():
     q, tanh = level(math.tanh, g), fixed_point("tanh", g)
     chi_1 = g**2 * expect(lambda x: math.cosh(x) ** -4, q)
     assert (tanh.q, tanh.chi_1) == pytest.approx((q, chi_1), rel=1e-8)
-    assert q == pytest.approx(1.17848, abs=5.1e-6)
+    assert tanh.q == pytest.approx(1.17848, abs=5e-6)
     assert math.sqrt(variance_map("tanh", q, 1.0)) == pytest.approx(0.65135, abs=5.1e-6)
-    assert chi_1 == pytest.approx(1.2098, abs=5.1e-5)
+    assert tanh.chi_1 == pytest.approx(1.2098, abs=5e-5)
     assert math.sqrt(chi_1) == pytest.approx(1.10, abs=5.1e-3)  # the gradient itself
 
     g = nn.init.calculate_gain("selu")
     q = level(selu, g)
     assert fixed_point("selu", g).q == pytest.approx(q, rel=1e-8)
-    assert q == pytest.approx(0.0230, abs=5.1e-5)
+    assert fixed_point("selu", g).q == pytest.approx(0.0230, abs=5e-5)
     # With a gain of 1 they are: mean 0 and second moment 1, as its constants solve.
     assert expect(selu, 1.0) == pytest.approx(0, abs=1e-9)
-    assert fixed_point("selu", 1.0).q == pytest.approx(level(selu, 1.0)) == pytest.approx(1)
+    assert level(selu, 1.0) == pytest.approx(1, abs=1e-9)
+    assert fixed_point("selu", 1.0).q == pytest.approx(1, abs=1e-9)
 
 
 def test_fixed_points_that_vanish_or_do_not_exist():
@@ -495,7 +499,7 @@ def test_tanh_forgets_as_one_over_twice_the_depth():
     values = signal(predict(*[1000] * 102, 10, activation="tanh", scheme="lecun_normal"))
     q = 1.0
     for layer in range(1, 102):
-        assert values[f"hidden{layer}"] == pytest.approx(q, rel=1e-7)
+        assert values[f"hidden{layer}"] == pytest.approx(q, rel=1e-8)
         q = expect(lambda x: math.tanh(x) ** 2, q)
     # E[tanh^2] = q - 2 q^2 + 17/3 q^3 - ..., so that 1/q grows by 2 - 5/3 q + ... a layer.
     for layer in (30, 100):

@@ -278,7 +278,6 @@ def test_only_he_learns_through_thirty_layers(depth, digits):
     for scheme, expected in digits.items():
         ours, plain = reached[scheme], [train_plainly(scheme, depth, data, s) for s in range(3)]
         both = np.concatenate([ours, plain])
-        print(f"{depth} layers, {scheme}: {both.round(3)}")
         error = both.std(ddof=1) * math.sqrt(1 / len(ours) + 1 / len(plain))
         assert abs(ours.mean() - np.mean(plain)) < 5 * error + 1e-3
         # A run's luck, of weights and of batches, and a digit's rounding.
@@ -319,7 +318,6 @@ def test_logits_grow_with_the_width_unless_the_rates_shrink_with_it():
     for mup in (False, True):
         sizes = np.log([[logits(n, mup, seed) for n in widths] for seed in range(4)])
         slopes[mup] = np.polyfit(np.log(widths), sizes.T, 1)[0]
-    print(slopes)
     assert agree(slopes[True], 0, slack=0.02)  # muP: no exponent but 0
     assert agree(slopes[True], 0.018, slack=0.02)
     assert agree(slopes[False], 0.505, slack=0.05)
