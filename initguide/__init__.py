@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from initguide import datasets
 from initguide.activations import ACTIVATIONS, Activation, get_activation
+from initguide.claims import Claim, claim, show
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
 from initguide.gains import gain
@@ -42,6 +43,7 @@ __all__ = [
     "ACTIVATIONS",
     "SCHEMES",
     "Activation",
+    "Claim",
     "Dataset",
     "Ensemble",
     "History",
@@ -49,6 +51,7 @@ __all__ = [
     "LSUVLayer",
     "LSUVReport",
     "Scheme",
+    "claim",
     "compare",
     "constant_",
     "datasets",
@@ -75,6 +78,7 @@ __all__ = [
     "orthogonal_",
     "probe",
     "recurrent_",
+    "show",
     "summarize",
     "train",
     "variance_scaling_",

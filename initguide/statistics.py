@@ -23,7 +23,11 @@ __all__ = ["compare", "describe", "summarize"]
 
 
 def summarize(
-    runs: pd.DataFrame, *, by: str | Sequence[str] = "scheme", level: float = 0.95
+    runs: pd.DataFrame,
+    *,
+    by: str | Sequence[str] = "scheme",
+    level: float = 0.95,
+    interval: str = "mean",
 ) -> pd.DataFrame:
     r"""Average over seeds and say how sure the average is.
 
@@ -35,24 +39,27 @@ def summarize(
         Columns that tell conditions apart.
     level : float
         Confidence of the intervals.
+    interval : {"mean", "run"}
+        Where the mean over all seeds lies, or where one more run will.
 
     Returns
     -------
     pandas.DataFrame
         A row for each condition and each ``step, split, metric`` that the table has, in the
         order of their first rows, with columns ``n, mean, std, low, high``: the number of
-        seeds, mean and standard deviation over them, and the t-interval of the mean. One seed
-        has no interval: ``std, low, high`` are NaN.
+        seeds, mean and standard deviation over them, and the t-interval of the mean or of one
+        more run. One seed has no interval: ``std, low, high`` are NaN.
 
     Raises
     ------
     ValueError
-        If a column is missing, the table is empty, a seed stands twice in a condition, or
-        ``level`` is not between 0 and 1.
+        If a column is missing, the table is empty, a seed stands twice in a condition,
+        ``level`` is not between 0 and 1, or ``interval`` is another word.
 
     Notes
     -----
-    :math:`\bar x \pm t_{n-1} s / \sqrt n`.
+    Of the mean :math:`\bar x \pm t_{n-1} s / \sqrt n`, of one more run
+    :math:`\bar x \pm t_{n-1} s \sqrt{1 + 1/n}`.
 
     Examples
     --------
@@ -62,6 +69,8 @@ def summarize(
     >>> bool(row["low"] < row["mean"] < row["high"])
     True
     """
+    if interval not in ("mean", "run"):
+        raise ValueError(f"interval={interval!r}: expected 'mean' or 'run'.")
     keys = _check(runs, by, level)
     keys += [key for key in ("step", "split", "metric") if key in runs and key not in keys]
     repeated = runs.duplicated([*keys, "seed"])
@@ -75,7 +84,8 @@ def summarize(
         .agg(n="size", mean=_mean, std=_std)
         .reset_index()
     )
-    half = _t_quantile(table["n"] - 1, level) * table["std"] / table["n"] ** 0.5
+    factor = (1 / table["n"] + (interval == "run")) ** 0.5
+    half = _t_quantile(table["n"] - 1, level) * table["std"] * factor
     return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 

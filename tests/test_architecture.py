@@ -34,6 +34,7 @@ ORDER = [
     "stacked",
     "training",
     "statistics",
+    "claims",
     "propagation",
     "theory._layers",
     "theory.mean_field",

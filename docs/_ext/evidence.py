@@ -1,26 +1,32 @@
 """What do the sources claim, and what did our tutorials find? The directive ``evidence`` tells.
 
-A tutorial ends in a dictionary ``findings``: for each claim of ``claims.yml`` that it decides,
-a verdict and a value with its interval. `scraper` keeps it beside the generated page. A verdict
-that is missing, or not the one that ``claims.yml`` expects, fails the build.
+A tutorial ends in a dictionary ``findings``: for each claim of ``claims.yml`` that it decides, a
+number, with its interval where it has one. ``claims.yml`` says which verdict the number supports,
+and within which bounds. A finding that is missing fails the build at once. One that is out of its
+bounds is shown as such, and the build ends with a list of these: `claim_list`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import claim_list
+import replications
 import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from verdicts import VERDICTS, judge, numbers, rules
+
 logger = logging.getLogger(__name__)
 
-HEAD = ("Claim", "Verdict", "Measured")
+HEAD = ("Claim", "Verdict", "Measured", "Replications")
 
 
 def scraper(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -28,7 +34,11 @@ def scraper(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]
     findings = block_vars["example_globals"].get("findings")
     if findings is not None:
         path = Path(block_vars["target_file"]).with_suffix(".findings.json")
-        path.write_text(json.dumps(findings, indent=1, sort_keys=True, default=float))
+        table = {
+            name: dict(zip(("value", "low", "high"), numbers(finding), strict=True))
+            for name, finding in findings.items()
+        }
+        path.write_text(json.dumps(table, indent=1, sort_keys=True))
     return ""
 
 
@@ -41,48 +51,63 @@ class Evidence(SphinxDirective):
         """Return the table, after checking each verdict."""
         claims_file = Path(self.env.srcdir, "claims.yml")
         self.env.note_dependency(str(claims_file))
+        self.env.note_dependency(str(replications.TABLE))
         sources = yaml.safe_load(claims_file.read_text(encoding="utf-8"))
         if self.arguments:
             claims = sources[self.arguments[0]]["claims"]
             rows = [self.row(name, claim) for name, claim in claims.items()]
-            return [_table(HEAD, (5, 2, 3), rows)]
+            return [_table(HEAD, (5, 2, 3, 3), rows)]
         count: dict[str, int] = {}
-        for source in sources.values():
-            for claim in source["claims"].values():
-                count[claim["verdict"]] = count.get(claim["verdict"], 0) + 1
-        cells = [[_verdict(verdict), nodes.Text(str(n))] for verdict, n in count.items()]
+        for rule in rules(claims_file).values():
+            count[rule["verdict"]] = count.get(rule["verdict"], 0) + 1
+        cells = [[_verdict(v), nodes.Text(str(count[v]))] for v in VERDICTS if v in count]
         return [_table(("Verdict", "Claims"), (3, 1), cells)]
 
-    def row(self, name: str, claim: dict[str, Any]) -> list[nodes.Node]:
-        """Return a claim's cells, and complain where the finding is not the expected one."""
-        page = claim["page"]
+    def row(self, name: str, rule: dict[str, Any]) -> list[nodes.Node]:
+        """Return a claim's cells, and note where the finding does not support the verdict."""
+        page = rule["page"]
         path = Path(self.env.srcdir, "tutorials", f"{page}.findings.json")
         self.env.note_dependency(str(path))
         found = json.loads(path.read_text()).get(name) if path.is_file() else None
         if found is None:
-            self.complain(page, f"claim {name} has no finding: add it to findings on that page")
-            found = {"verdict": None}
-        elif found["verdict"] not in (claim["verdict"], None):
-            self.complain(
-                page,
-                f"the verdict on claim {name} is {found['verdict']!r}, and claims.yml expects "
-                f"{claim['verdict']!r}: {claim['claim']}",
+            logger.warning(
+                "claim %s has no finding: add it to findings on that page",
+                name,
+                location=f"tutorials/{page}",
+                type="evidence",
             )
-        said = nodes.inline("", claim["claim"], ids=[nodes.make_id(f"claim-{name}")])
+        verdict: str | None = rule["verdict"]
+        number = "not measured"
+        if found is not None:
+            number = _number(found, rule.get("unit"))
+            held = judge(found, rule)
+            if held is None:
+                verdict, number = None, "needs the complete data"
+            elif not held:
+                verdict = "did not hold in this build"
+                claim_list.note(
+                    self.env,
+                    f"claim {name} ({rule['claim']}) is judged {rule['verdict']!r}, which expects "
+                    f"{_bounds(rule)}; found {number}",
+                    page=f"tutorials/{page}",
+                )
+        said = nodes.inline("", rule["claim"], ids=[nodes.make_id(f"claim-{name}")])
         # A reference that Sphinx resolves once every page has been read.
-        place = f"tutorials/{page}:{claim['at']}"  # sphinx.ext.autosectionlabel's
-        (link,), _ = self.parse_inline(f"{{ref}}`{claim['measure']} <{place}>`")
-        measured = nodes.inline("", "", link, nodes.Text(f": {_number(found, claim.get('unit'))}"))
-        return [said, _verdict(found["verdict"]), measured]
-
-    def complain(self, page: str, message: str) -> None:
-        """Warn at the page that is to blame; warnings fail the build."""
-        logger.warning("%s", message, location=f"tutorials/{page}", type="evidence")
+        place = f"tutorials/{page}:{rule['at']}"  # sphinx.ext.autosectionlabel's
+        (link,), _ = self.parse_inline(f"{{ref}}`{rule['measure']} <{place}>`")
+        measured = nodes.inline("", "", link, nodes.Text(f": {number}"))
+        scale = 100 if rule.get("unit") else 1
+        bounds = [rule.get(name) for name in ("above", "below")]
+        return [said, _verdict(verdict), measured, replications.cell(page, name, bounds, scale)]
 
 
-def _number(found: dict[str, Any], unit: str | None) -> str:
-    if found["verdict"] is None:
-        return "needs the complete data"
+def _bounds(rule: Mapping[str, Any]) -> str:
+    words = ("above", "below", "equal", "reported")
+    bounds = [f"{word} {rule[word]}" for word in words if word in rule]
+    return " and ".join(bounds) or "no bounds"
+
+
+def _number(found: Mapping[str, Any], unit: str | None) -> str:
     numbers = [found.get(key) for key in ("value", "low", "high")]
     scaled = [n if unit is None or n is None else 100 * n for n in numbers]
     # Two digits of what is uncertain are enough; a number without an interval gets four.

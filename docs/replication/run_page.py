@@ -1,0 +1,99 @@
+"""Run one page with every seed shifted, and write down what it claims: a subprocess of replicate.
+
+The page itself stays as it is: what draws random numbers takes another seed than it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+DOCS = Path(__file__).parents[1]
+FINISHED = "the page runs to its end"
+
+
+def shift_seeds(shift: int) -> None:
+    """Let torch and numpy add a number to every seed that they are given from now on."""
+    seed_torch, seed_numpy = torch.manual_seed, np.random.seed
+    rng = np.random.default_rng
+
+    class Generator(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return super().manual_seed(seed + shift)
+
+    class SeedSequence(np.random.SeedSequence):
+        def __init__(self, entropy: Any = None, **settings: Any) -> None:
+            super().__init__(_shifted(entropy, shift), **settings)
+
+    class RandomState(np.random.RandomState):
+        def __init__(self, seed: Any = None) -> None:
+            super().__init__(_shifted(seed, shift))
+
+    torch.Generator = Generator  # type: ignore[misc]
+    torch.manual_seed = lambda seed: seed_torch(seed + shift)
+    np.random.SeedSequence = SeedSequence  # type: ignore[misc]
+    np.random.seed = lambda seed=None: seed_numpy(_shifted(seed, shift))
+    np.random.RandomState = RandomState  # type: ignore[misc]
+    np.random.default_rng = lambda seed=None: rng(_shifted(seed, shift))
+
+
+def _shifted(seed: Any, shift: int) -> Any:
+    if isinstance(seed, int | np.integer):
+        return int(seed) + shift
+    if isinstance(seed, tuple | list):
+        return [_shifted(part, shift) for part in seed]
+    return seed  # a generator or a sequence that is shifted already
+
+
+def run(page: Path, shift: int) -> list[dict[str, Any]]:
+    """Return a row for each claim and each finding of the page, and one on its running at all."""
+    sys.path.insert(0, str(DOCS / "_ext"))
+    import matplotlib.pyplot as plt
+
+    from initguide.claims import Claim, listen
+    from page_sources import code_of
+    from verdicts import judge, numbers, rules
+
+    plt.show = plt.close  # no figure is kept
+    made: list[Claim] = []
+    start = time.perf_counter()
+    shift_seeds(shift)
+    try:
+        with listen(made.append):
+            if page.suffix == ".py":
+                variables = runpy.run_path(str(page))
+            else:
+                variables = {"__name__": page.stem}
+                exec(compile(code_of(page), page.name, "exec"), variables)
+    except Exception as error:
+        variables, trouble = {}, f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    else:
+        trouble = ""
+    seconds = round(time.perf_counter() - start, 1)
+    rows = [_row(FINISHED, 0, not trouble, None if trouble else seconds, trouble)]
+    for claim in made:
+        rows.append(_row(claim.text, claim.line, claim.held, float(claim.value), claim.expected))
+    expected = rules(DOCS / "claims.yml")
+    for name, finding in variables.get("findings", {}).items():
+        if (held := judge(finding, expected[name])) is not None:
+            rows.append(_row(name, 0, held, numbers(finding)[0], expected[name]["verdict"]))
+    return rows
+
+
+def _row(claim: str, line: int, held: bool, value: float | None, expected: str) -> dict[str, Any]:
+    return {"claim": claim, "line": line, "held": held, "value": value, "expected": expected}
+
+
+if __name__ == "__main__":
+    page, shift, threads, out = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    Path(out).write_text(json.dumps(run(Path(page), int(shift))))
