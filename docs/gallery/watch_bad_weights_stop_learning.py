@@ -9,22 +9,32 @@ other points teach it only one thing: always answer 0.
 :cite:t:`mlmastery_logistic_init` shows this run. Here it is again, with an explanation, with test
 points that the model has not seen, and with a map of the starts that work.
 
-*What you need:* ``initguide``, and half a minute on one processor core.
+*What you need:* ``initguide``, and a few seconds on one processor core.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.colors import ListedColormap
 from torch import nn
 from torch.nn import functional as F
 
-from initguide import Ensemble, Scheme, datasets, evaluate, train
+from initguide import (
+    Ensemble,
+    Scheme,
+    claim,
+    datasets,
+    evaluate,
+    he_normal_,
+    show,
+    train,
+    xavier_uniform_,
+)
+from initguide.initializers import torch_default_bias_
 from initguide.models import logistic_regression
 
 data = datasets.threshold()
-data
+show(data)
 
 # %%
 # One bad run, in plain PyTorch
@@ -54,34 +64,53 @@ answers = model(x) > 0.5
 accuracy = (answers == y).double().mean().item()
 zeros = (y == 0).double().mean().item()
 print(f"right: {accuracy:.1%} of the points; points of class 0: {zeros:.1%}")
-assert not answers.any() and accuracy == zeros
+claim(
+    "After fifty epochs from the bad weights, no point is answered with 1.",
+    answers.double().mean(),
+    equal=0,
+)
 
 # %%
 # The source reports 57.5 %, too. It is the share of class 0: the model answers 0 to every point.
 #
 # The loss is not flat
 # --------------------
-# The source draws the loss of every batch (left) and sees no progress. But what such a loss shows
-# is which two points are in the batch, over and over. The mean over an epoch (right) does fall:
-# fast at first, then ever more slowly, towards the loss of a model that always answers 0. So our
-# model is not stuck where it started. It learns the wrong thing.
+# The source says that the loss remains constant. It draws the loss of every batch (left), which
+# shows little but which two points are in the batch. And each epoch it prints the loss of the last
+# batch: two points of class 1, whose loss stays at 1. The mean over an epoch (right) does fall,
+# towards the loss of a model that always answers 0. So our model is not stuck where it started. It
+# learns the wrong thing.
 
-mean_loss = np.reshape(batch_loss, (50, 20)).mean(axis=1)  # 20 batches an epoch
+by_epoch = np.reshape(batch_loss, (50, 20))  # 20 batches an epoch
+mean_loss, printed = by_epoch.mean(axis=1), by_epoch[:, -1]
 answer_0 = y.square().mean().item()
 
 _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
 left.plot(np.arange(1, 1001) / 20, batch_loss, ".", color="#8c8c8c", markersize=3)
+left.plot(
+    range(1, 51), printed, ".", color="#0072B2", label="what the source prints"
+)
 left.set(
     title="The loss of each batch", xlabel="epoch", ylabel="mean squared error"
 )
+left.legend(loc="center right")
 right.plot(range(1, 51), mean_loss, color="#D55E00", label="mean over an epoch")
 right.axhline(answer_0, color="#009E73", linestyle="--", label="always answering 0")
 right.set(title="The mean over an epoch", xlabel="epoch")
 right.legend()
 plt.show()
 
-falls = np.diff(mean_loss) < 0
-assert falls.all() and mean_loss[-1] > answer_0
+fall = mean_loss[0] - mean_loss[-1]
+claim(
+    "From the bad weights, the mean loss of an epoch falls by more than 0.005.",
+    fall,
+    above=0.005,
+)
+claim(
+    "The mean loss ends within 0.001 of that of always answering 0.",
+    abs(mean_loss[-1] - answer_0),
+    below=0.001,
+)
 
 # %%
 # Why: no gradient where the answer is wrong
@@ -102,12 +131,9 @@ assert falls.all() and mean_loss[-1] > answer_0
 
 
 def gradients(weight, bias):
-    """Return the size of each point's gradient, from autograd, which has to be the formula's."""
+    """Return the size of each point's gradient."""
     w = torch.full_like(x, weight, requires_grad=True)  # a copy for each point
-    p = torch.sigmoid(w * x + bias)
-    F.mse_loss(p, y, reduction="sum").backward()
-    formula = 2 * (p - y) * p * (1 - p) * x
-    torch.testing.assert_close(w.grad, formula.detach(), rtol=1e-5, atol=0)
+    F.mse_loss(torch.sigmoid(w * x + bias), y, reduction="sum").backward()
     return w.grad.abs()
 
 
@@ -129,15 +155,22 @@ good_share = (good_size[y == 1].sum() / good_size.sum()).item()
 bad_share = (bad_size[y == 1].sum() / bad_size.sum()).item()
 print(f"Class 1 makes {good_share:.0%} of the gradient from the default,")
 print(f"and {bad_share:.4%} from the bad weights.")
+claim(
+    "From the bad weights, class 1 makes less than 0.1 % of the gradient.",
+    bad_share,
+    below=0.001,
+)
 
 # %%
-# Ten seeds of PyTorch's default
-# ------------------------------
-# PyTorch's default draws both numbers from :math:`(-1, 1)`. An
-# :class:`~initguide.ensemble.Ensemble` trains ten such draws side by side, each as above.
+# What the source recommends
+# --------------------------
+# It recommends PyTorch's default, Xavier's and He's weights, but tries only the first. (What it
+# calls Xavier's, :math:`U(\pm 1/\sqrt n)`, *is* the default's; see
+# :doc:`derive_lecun_xavier_and_he`.) An :class:`~initguide.ensemble.Ensemble` trains 300 draws of
+# each side by side, each as above. Biases are the default's, from :math:`(-1, 1)`.
 #
-# The source's "test data" are the points it trained on, as one of its readers noticed. Ours are
-# a thousand others. The default may miss some of these: the 40 points do not tell where between 0.2
+# The source's "test data" are the forty points it trained on, as one of its readers noticed. Ours
+# are a thousand others. A trained model may miss some: the 40 points do not tell where between 0.2
 # and 0.3 class 1 begins.
 
 
@@ -147,26 +180,36 @@ def accuracies(ensemble, inputs, targets):
 
 
 settings = {"epochs": 50, "lr": 2, "batch_size": 2, "batch_order": "sequential"}
-ensemble = Ensemble.build(
-    logistic_regression, schemes=["torch_default"], seeds=range(10)
-)
-default = train(ensemble, data, loss=F.mse_loss, **settings).ensemble
-seen = accuracies(default, x, y)
-unseen = accuracies(default, data.test_inputs, data.test_targets)
-print(f"right, mean of ten seeds: {seen.mean():.1%} of the 40 points,")
-print(f"{unseen.mean():.1%} of a thousand others")
+schemes = {
+    "PyTorch's default": "torch_default",
+    "Xavier": Scheme("xavier", xavier_uniform_, bias=torch_default_bias_),
+    "He": Scheme("he", he_normal_, bias=torch_default_bias_),
+}
+ensemble = Ensemble.build(logistic_regression, schemes=schemes, seeds=range(300))
+history = train(ensemble, data, loss=F.mse_loss, **settings)
+seen = accuracies(history.ensemble, x, y).reshape(3, 300)
+unseen = accuracies(history.ensemble, data.test_inputs, data.test_targets)
+for name, right, fresh in zip(schemes, seen, unseen.reshape(3, 300), strict=True):
+    print(f"{name}: right, {right.mean():.1%} of the 40 points,", end=" ")
+    print(f"{fresh.mean():.1%} of a thousand others")
 
-gap = (data.test_inputs > 0.2) & (data.test_inputs < 0.3)
-assert (unseen >= 1 - gap.double().mean().item()).all()
+claim(
+    "By default, Xavier or He, over 99 % of 300 starts learn all points.",
+    (seen == 1).mean(axis=1),
+    above=0.99,
+)
 
 # %%
 # Which starts work?
 # ------------------
-# The source advises weights near the solution. But there is not one solution: every positive weight
-# with :math:`-b/w` between 0.2 and 0.3 gets all points right, the green wedge of the map. The map
-# has 1,886 starts. A few have their path drawn, with a dot for each epoch; the orange ones stall.
-# Suppose the solution is where the default ends. The circle is as far from it as the source's
-# start.
+# The source blames the distance: good weights lie near the solution. But there is not one solution:
+# every positive weight with :math:`-b/w` between 0.2 and 0.3 gets all points right, the green wedge
+# of the map. The map has 1,886 starts. A few have their path drawn, with a dot for each epoch; the
+# orange ones stall. Suppose the solution is where the default ends, on average. The circle is as
+# far from it as the source's start.
+
+ends = history.ensemble.parameters.values()  # the default's are the first 300
+solution = np.array([p[:300].mean().item() for p in ends])
 
 grid = [(w, b) for w in range(-20, 26) for b in range(-20, 21)]
 starts = [Scheme(f"{w}, {b}", weight=w, bias=b) for w, b in grid]
@@ -181,7 +224,6 @@ history = train(
 )
 learned = accuracies(history.ensemble, x, y) == 1
 
-solution = np.array([p.mean().item() for p in default.parameters.values()])
 radius = np.linalg.norm([-5, -10] - solution)
 distance = np.linalg.norm(np.array(grid) - solution, axis=1)
 nearer, as_far = distance < radius - 0.5, abs(distance - radius) <= 0.5
@@ -210,38 +252,37 @@ plt.show()
 print(f"{learned[nearer].mean():.0%} of the starts inside the circle learn,")
 print(f"and {learned[as_far].mean():.0%} of those on it (within 0.5).")
 print(f"The failing start nearest to zero is {safe:.1f} away from it.")
-assert learned[as_far].mean() > 0.5 and safe > np.sqrt(2)
+claim(
+    "More than half of the starts as far as the source's learn.",
+    learned[as_far].mean(),
+    above=0.5,
+)
+claim("Every start of the map within 5 of zero learns.", safe, above=5)
+# sphinx_gallery_start_ignore
+source_test = torch.arange(-2, 2, 0.1).view(-1, 1)
+findings = {
+    "S0.1": accuracy,
+    "S0.2": fall,
+    "S0.3": seen[0].mean(),
+    "S0.4": learned[as_far].mean(),
+    "S0.5": torch.isclose(source_test, x.T).any(dim=1).sum().item(),
+    "S0.9": np.ptp(printed) / fall,
+    "S0.10": (seen[1:] == 1).mean(),
+}
+# sphinx_gallery_end_ignore
 
 # %%
 # Being near helps, yet most starts as far away as the source's learn, too. What is wrong with that
 # start is the sign of its weight, and a bias that saturates all of class 1. There is a rule that
-# need not know the solution: start near zero, where no point is saturated. PyTorch's default does.
-# It is never farther from zero than :math:`\sqrt 2`.
+# need not know the solution: start near zero, where no point is saturated. PyTorch's default and
+# Xavier's weights do: with these biases they are at most 2 away from it. All claims of the source:
+# :doc:`/evidence`.
 #
-# The source's claims
-# -------------------
-# What this page found; :doc:`/evidence` says what each claim is.
-
-source_test = torch.arange(-2, 2, 0.1).view(-1, 1)
-repeated = torch.isclose(source_test, x.T).any(dim=1).sum().item()
-near = "holds with conditions" if learned[as_far].any() else "holds"
-if learned[nearer].mean() <= learned[as_far].mean():
-    near = "wrong"
-found = {
-    "S0.1": ("holds" if round(accuracy, 3) == 0.575 else "wrong", accuracy),
-    "S0.2": ("wrong" if falls.all() else "holds", mean_loss[0] - mean_loss[-1]),
-    "S0.3": ("holds" if (seen == 1).all() else "wrong", seen.mean()),
-    "S0.4": (near, learned[as_far].mean()),
-    "S0.5": ("wrong" if repeated else "holds", repeated),
-}
-findings = {
-    name: dict(verdict=v, value=value) for name, (v, value) in found.items()
-}
-pd.DataFrame(findings).T
-
-# %%
 # What this does not show
 # -----------------------
 # "Never" means fifty epochs: the bad run goes on creeping, ever more slowly. Other learning rates,
-# momentum or Adam have maps of their own. And the loss is as much to blame as the start:
-# :doc:`escape_bad_weights_with_cross_entropy` keeps the weights and changes the loss.
+# momentum or Adam have maps of their own. How far the numbers move with other seeds and on other
+# processors: :doc:`/replication`.
+#
+# The loss is as much to blame as the start: :doc:`escape_bad_weights_with_cross_entropy` keeps the
+# weights and changes the loss.
