@@ -100,6 +100,12 @@ def browser(session: nox.Session) -> None:
 
 
 @in_dev()
+def replicate(session: nox.Session) -> None:
+    """Run the pages under other seeds; ``-- --times 20 --page NAME --data complete``."""
+    python(session, "docs/replication/replicate.py", *session.posargs)
+
+
+@in_dev()
 def reproduce(session: nox.Session) -> None:
     """Build the last commit twice from scratch; only the times on about.html may differ."""
     root = Path(session.create_tmp()).absolute()

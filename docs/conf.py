@@ -78,13 +78,22 @@ extensions = [
     "freshness",
     "glossary_links",
     "mathml",
+    "page_claims",
     "public_api",
+    "replications",
     "short_links",
     "structured_data",
     "tidy_pages",
 ]
 # myst-nb would read the gallery's sources, and what is generated from them, as pages.
-exclude_patterns = ["_build", "gallery", "tutorials/*.ipynb", "tutorials/*.py*", "tutorials/*.json"]
+exclude_patterns = [
+    "_build",
+    "gallery",
+    "replication/*",
+    "tutorials/*.ipynb",
+    "tutorials/*.py*",
+    "tutorials/*.json",
+]
 templates_path = ["_templates"]
 nitpicky = True
 numfig = True
@@ -140,6 +149,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 nb_output_stderr = "warn"  # a warning on a page is a mistake in it
 
 sphinx_gallery_conf = {
@@ -150,8 +160,10 @@ sphinx_gallery_conf = {
     "backreferences_dir": "reference/backreferences",
     "doc_module": ("initguide",),
     "inspect_global_variables": True,
-    "image_scrapers": ("figures.scraper", "sympy_scraper.scraper", "evidence.scraper"),
-    "reset_modules": ("figures.reset",),
+    "image_scrapers": tuple(
+        f"{name}.scraper" for name in ("figures", "sympy_scraper", "page_claims", "evidence")
+    ),
+    "reset_modules": ("figures.reset", "page_claims.reset"),
     "capture_repr": ("_repr_html_", "__repr__"),
     "ignore_repr_types": r"matplotlib|sympy",
     "remove_config_comments": True,
@@ -199,7 +211,16 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-alone = ("404", "about", "evidence", "glossary", "how-to-choose", "index", "references")
+alone = (
+    "404",
+    "about",
+    "evidence",
+    "glossary",
+    "how-to-choose",
+    "index",
+    "references",
+    "replication",
+)
 html_sidebars = {page: [] for page in alone}  # no section to navigate
 copybutton_exclude = ".linenos, .gp, .go"
 sitemap_url_scheme = "{link}"

@@ -3,7 +3,7 @@
 A tutorial ends in a dictionary ``findings``: for each claim of ``claims.yml`` that it decides, a
 number, with its interval where it has one. ``claims.yml`` says which verdict the number supports,
 and within which bounds. A finding that is missing fails the build at once. One that is out of its
-bounds is shown as such, and the build ends with a list of these: `claim_list`.
+bounds is shown as such, and the build ends with a list of these: `page_claims`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import claim_list
-import replications
 import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from verdicts import VERDICTS, judge, numbers, rules
+import page_claims
+import replications
+from verdicts import VERDICTS, in_words, judge, numbers, rules
 
 logger = logging.getLogger(__name__)
 
-HEAD = ("Claim", "Verdict", "Measured", "Replications")
+HEAD = ("Claim", "Verdict", "Measured", "Verdict held in")
 
 
 def scraper(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -56,12 +56,12 @@ class Evidence(SphinxDirective):
         if self.arguments:
             claims = sources[self.arguments[0]]["claims"]
             rows = [self.row(name, claim) for name, claim in claims.items()]
-            return [_table(HEAD, (5, 2, 3, 3), rows)]
+            return [replications.table(HEAD, (5, 2, 3, 2), rows, "evidence")]
         count: dict[str, int] = {}
         for rule in rules(claims_file).values():
             count[rule["verdict"]] = count.get(rule["verdict"], 0) + 1
         cells = [[_verdict(v), nodes.Text(str(count[v]))] for v in VERDICTS if v in count]
-        return [_table(("Verdict", "Claims"), (3, 1), cells)]
+        return [replications.table(("Verdict", "Claims"), (3, 1), cells, "evidence")]
 
     def row(self, name: str, rule: dict[str, Any]) -> list[nodes.Node]:
         """Return a claim's cells, and note where the finding does not support the verdict."""
@@ -80,15 +80,15 @@ class Evidence(SphinxDirective):
         number = "not measured"
         if found is not None:
             number = _number(found, rule.get("unit"))
-            held = judge(found, rule)
-            if held is None:
+            supported = judge(found, rule)
+            if supported is None:
                 verdict, number = None, "needs the complete data"
-            elif not held:
+            elif not supported:
                 verdict = "did not hold in this build"
-                claim_list.note(
+                page_claims.note(
                     self.env,
                     f"claim {name} ({rule['claim']}) is judged {rule['verdict']!r}, which expects "
-                    f"{_bounds(rule)}; found {number}",
+                    f"{in_words(rule)}; found {number}",
                     page=f"tutorials/{page}",
                 )
         said = nodes.inline("", rule["claim"], ids=[nodes.make_id(f"claim-{name}")])
@@ -96,15 +96,11 @@ class Evidence(SphinxDirective):
         place = f"tutorials/{page}:{rule['at']}"  # sphinx.ext.autosectionlabel's
         (link,), _ = self.parse_inline(f"{{ref}}`{rule['measure']} <{place}>`")
         measured = nodes.inline("", "", link, nodes.Text(f": {number}"))
-        scale = 100 if rule.get("unit") else 1
-        bounds = [rule.get(name) for name in ("above", "below")]
-        return [said, _verdict(verdict), measured, replications.cell(page, name, bounds, scale)]
-
-
-def _bounds(rule: Mapping[str, Any]) -> str:
-    words = ("above", "below", "equal", "reported")
-    bounds = [f"{word} {rule[word]}" for word in words if word in rule]
-    return " and ".join(bounds) or "no bounds"
+        if brackets := rule.get("brackets"):
+            measured += nodes.Text(f" ({brackets})")
+        held = nodes.inline("", f"{replications.count(page, name)} ")
+        held += replications.spread(page, name, 100 if rule.get("unit") else 1)
+        return [said, _verdict(verdict), measured, held]
 
 
 def _number(found: Mapping[str, Any], unit: str | None) -> str:
@@ -123,19 +119,6 @@ def _number(found: Mapping[str, Any], unit: str | None) -> str:
 def _verdict(verdict: str | None) -> nodes.inline:
     name = verdict or "not judged"
     return nodes.inline("", name, classes=["verdict", f"verdict-{nodes.make_id(name)}"])
-
-
-def _table(
-    head: tuple[str, ...], widths: tuple[int, ...], rows: list[list[nodes.Node]]
-) -> nodes.table:
-    def row(cells: list[nodes.Node]) -> nodes.row:
-        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", c)) for c in cells))
-
-    columns = [nodes.colspec(colwidth=width) for width in widths]
-    group = nodes.tgroup("", *columns, cols=len(widths))
-    group += nodes.thead("", row([nodes.Text(title) for title in head]))
-    group += nodes.tbody("", *map(row, rows))
-    return nodes.table("", group, classes=["evidence"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

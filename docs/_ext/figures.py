@@ -57,8 +57,9 @@ _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _STARTUP = """\
 import sys
 sys.path.insert(0, {folder!r})
-import figures
+import figures, page_claims
 figures.install_in_kernel(get_ipython())
+page_claims.install_in_kernel()
 """
 
 

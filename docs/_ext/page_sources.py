@@ -62,7 +62,8 @@ def digest(code: str) -> str:
     """Return one hash of everything that the code's results depend on."""
     root = _root()
     parts = [code, platform.python_version(), *(f"{name} {version(name)}" for name in LIBRARIES)]
-    files = [*package_closure(code), *root.glob("*.mplstyle"), Path(__file__).parent / "figures.py"]
+    shown_by = [Path(__file__).with_name(name) for name in ("figures.py", "page_claims.py")]
+    files = [*package_closure(code), *root.glob("*.mplstyle"), *shown_by]
     parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
     parts += [f"{name} {provenance(name).fingerprint}" for name in datasets_used(code)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -45,3 +45,14 @@ def judge(finding: Any, rule: Mapping[str, Any]) -> bool | None:
     if "reported" in rule:
         inside = inside and low is not None and high is not None and low < rule["reported"] < high
     return inside
+
+
+def in_words(rule: Mapping[str, Any]) -> str:
+    """Say what a rule expects of the finding."""
+    words = {
+        "above": "above",
+        "below": "below",
+        "equal": "exactly",
+        "reported": "an interval around",
+    }
+    return " and ".join(f"{words[key]} {rule[key]}" for key in words if key in rule)

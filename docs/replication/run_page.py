@@ -23,15 +23,14 @@ FINISHED = "the page runs to its end"
 def shift_seeds(shift: int) -> None:
     """Let torch and numpy add a number to every seed that they are given from now on."""
     seed_torch, seed_numpy = torch.manual_seed, np.random.seed
-    rng = np.random.default_rng
+    rng, sequence = np.random.default_rng, np.random.SeedSequence
+
+    def seed_sequence(entropy: Any = None, **settings: Any) -> np.random.SeedSequence:
+        return sequence(_shifted(entropy, shift), **settings)
 
     class Generator(torch.Generator):
         def manual_seed(self, seed: int) -> torch.Generator:
             return super().manual_seed(seed + shift)
-
-    class SeedSequence(np.random.SeedSequence):
-        def __init__(self, entropy: Any = None, **settings: Any) -> None:
-            super().__init__(_shifted(entropy, shift), **settings)
 
     class RandomState(np.random.RandomState):
         def __init__(self, seed: Any = None) -> None:
@@ -39,7 +38,7 @@ def shift_seeds(shift: int) -> None:
 
     torch.Generator = Generator  # type: ignore[misc]
     torch.manual_seed = lambda seed: seed_torch(seed + shift)
-    np.random.SeedSequence = SeedSequence  # type: ignore[misc]
+    np.random.SeedSequence = seed_sequence  # type: ignore[misc]
     np.random.seed = lambda seed=None: seed_numpy(_shifted(seed, shift))
     np.random.RandomState = RandomState  # type: ignore[misc]
     np.random.default_rng = lambda seed=None: rng(_shifted(seed, shift))
@@ -60,7 +59,7 @@ def run(page: Path, shift: int) -> list[dict[str, Any]]:
 
     from initguide.claims import Claim, listen
     from page_sources import code_of
-    from verdicts import judge, numbers, rules
+    from verdicts import in_words, judge, numbers, rules
 
     plt.show = plt.close  # no figure is kept
     made: list[Claim] = []
@@ -85,7 +84,7 @@ def run(page: Path, shift: int) -> list[dict[str, Any]]:
     expected = rules(DOCS / "claims.yml")
     for name, finding in variables.get("findings", {}).items():
         if (held := judge(finding, expected[name])) is not None:
-            rows.append(_row(name, 0, held, numbers(finding)[0], expected[name]["verdict"]))
+            rows.append(_row(name, 0, held, numbers(finding)[0], in_words(expected[name])))
     return rows
 
 
