@@ -96,7 +96,7 @@ def linkcheck(session: nox.Session) -> None:
 @in_dev()
 def browser(session: nox.Session) -> None:
     """Test the built site in Chromium: layout, keyboard, accessibility."""
-    python(session, "-m", "pytest", "-m", "browser", *session.posargs)
+    python(session, "-m", "pytest", "-m", "browser", "-n", "auto", *session.posargs)
 
 
 @in_dev()

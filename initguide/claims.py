@@ -66,9 +66,10 @@ class Claim:
 
     def __str__(self) -> str:
         outcome = "Held" if self.held else "Did not hold"
+        text = self.text.rstrip(".")
         if isinstance(self.value, bool):
-            return f"{outcome}: {self.text}"
-        return f"{outcome}: {self.text} (expected {self.expected}, found {self.value:.4g})"
+            return f"{outcome}: {text}"
+        return f"{outcome}: {text} (expected {self.expected}, found {self.value:.4g})"
 
 
 def claim(

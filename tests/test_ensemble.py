@@ -1,5 +1,9 @@
 """A run's weights depend on its scheme and seed only."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +43,24 @@ def test_global_generator_is_left_as_it_was():
     state = torch.get_rng_state()
     build(with_embedding)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_seed_draws_the_same_weights_whatever_the_processor(tmp_path):
+    code = """if True:
+        import sys
+        import torch
+        from initguide import SCHEMES, Ensemble, mlp
+        ensemble = Ensemble.build(lambda: mlp(40, 50, 10), schemes=SCHEMES, seeds=[0, 1])
+        torch.save(ensemble.parameters, sys.argv[1])
+    """
+    drawn = []
+    for capability in ("default", "avx2", "avx512"):  # those that the machine lacks are ignored
+        path = tmp_path / f"{capability}.pt"
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+        subprocess.run([sys.executable, "-c", code, path], env=environment, check=True)
+        drawn.append(torch.load(path))
+    for other in drawn[1:]:  # float32 rounds, and an orthogonal matrix adds roundings up
+        torch.testing.assert_close(other, drawn[0], rtol=1e-5, atol=1e-5)
 
 
 def test_runs_are_seeds_times_schemes():

@@ -146,6 +146,19 @@ def test_a_run_alone_is_the_same_run():
             torch.testing.assert_close(together.ensemble.parameters[name][[run]], p, **EXACT)
 
 
+def test_threads_change_nothing_but_rounding():
+    make, loss, data = TASKS["classes"]
+    histories, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            histories.append(train(build(make), data, **SHORT, loss=loss))
+    finally:
+        torch.set_num_threads(before)
+    for history in histories[1:]:
+        assert_same_history(histories[0], history, **EXACT)
+
+
 def test_batch_orders():
     rows = torch.arange(26.0, dtype=torch.float64)
     data = Dataset(
