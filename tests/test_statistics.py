@@ -50,6 +50,22 @@ def test_summarize_is_students_interval(level):
         assert rows.loc[name].tolist() == pytest.approx(expected, rel=1e-12)
 
 
+def test_one_more_run_lies_in_its_interval_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 6))
+    runs = pd.DataFrame(
+        {
+            "scheme": np.repeat(np.arange(4000), 5),
+            "seed": np.tile(np.arange(5), 4000),
+            "value": draws[:, :5].ravel(),
+        }
+    )
+    rows = summarize(runs, level=0.9, interval="run")
+    inside = ((rows["low"] < draws[:, 5]) & (draws[:, 5] < rows["high"])).mean()
+    assert abs(inside - 0.9) < 5 * (0.9 * 0.1 / 4000) ** 0.5  # standard errors
+    with pytest.raises(ValueError, match="interval='seed': expected 'mean' or 'run'"):
+        summarize(runs, interval="seed")
+
+
 def test_summarize_keeps_conditions_apart():
     runs = pd.concat(
         table({"b": [1.0, 2.0], "a": [3.0, 4.0]}, step=step, split="test", metric=metric, lr=lr)
