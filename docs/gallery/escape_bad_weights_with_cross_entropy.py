@@ -127,9 +127,8 @@ claim(
 )
 
 # %%
-# The second source says more: with the squared error the model did not converge "from these parameter
-# values". But it prints the values that it means, and they are not the bad ones. From its own the
-# squared error does converge:
+# The second source says more: with "these parameter values" the squared error did not converge. But
+# the values that it prints are not the bad ones. From its own the squared error does converge:
 
 nn.init.constant_(model[0].weight, -0.0075)
 nn.init.constant_(model[0].bias, 0.5364)
@@ -233,9 +232,10 @@ claim("Cross-entropy of logits saves every start of the map.", shares[2], equal=
 #
 # No minimum to converge to
 # -------------------------
-# The second source says that its loss converges to a minimum. There is none. Once all points are right,
-# twice the weight and twice the bias make every answer surer and the loss smaller, without end.
-# Points that a line, or a plane, can separate are like that. The run from the source's own values:
+# The second source says that its loss converges to a minimum. There is none. Once all points are
+# right, twice the weight and twice the bias make every answer surer and the loss smaller, without
+# end. It is so whenever a model like this can separate the classes. The run from the source's own
+# values:
 
 table = pd.DataFrame(columns=["weight", "bias", "mean loss"])
 nn.init.constant_(model[0].weight, -0.0075)
