@@ -6,8 +6,9 @@ Remember with orthogonal weights
 ``nn.init.orthogonal_(rnn.weight_hh_l0)``. They keep all parts of what is in its memory. Gaussian
 weights can keep the overall size and yet lose most of the parts.
 
-:cite:t:`dlwizard_init` promises orthogonal weights for recurrent networks and ends before it gets
-to them. Here is the reason for them, and a task that a network learns with them and not without.
+:cite:t:`dlwizard_init` says that orthogonal weights work better for RNNs and LSTMs, and ends before
+it gets to them. Here is the reason for them, a task that a plain RNN learns far better with them,
+and an LSTM, for which they are worth less.
 
 *What you need:* ``initguide``, and half a minute on two processor cores.
 """
@@ -22,9 +23,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import initguide as ig
+from initguide import claim, show
 from initguide.plotting import look
 
-n, delay, seeds = 64, 40, range(10)
+n, delay, seeds = 64, 40, range(8)
 starts = {
     "orthogonal": nn.init.orthogonal_,
     "identity": nn.init.eye_,
@@ -80,23 +82,18 @@ ax.set_xlabel("place among the 64, from the largest (0) to the smallest (1)")
 ax.legend(loc="upper right", bbox_to_anchor=(1, 0.8))
 plt.show()
 
-logs = {}
-for what in ("length", "middle"):
-    values = found.assign(value=np.log2(found[what]))
-    logs[what] = ig.summarize(values, level=0.999).set_index("scheme")
-for name, v in variances.items():
-    low, high = logs["middle"].loc[name, ["low", "high"]]
-    assert low < delay / 2 * np.log2(v / 2) < high
-lengths = logs["length"].drop("PyTorch default")
-assert lengths["low"].min() > np.log2(0.1)  # lengths alone would not tell
-kept = ig.summarize(found.rename(columns={"kept": "value"})).set_index("scheme")
-assert (kept.loc[["orthogonal", "identity"], ["low", "high"]] == n).all(axis=None)
-assert kept.loc["Gaussian", "high"] < n / 4
 medians = found.groupby("scheme", sort=False).median().drop(columns="seed")
-medians.map("{:.2g}".format)
+expected = pd.Series({name: (v / 2) ** 0.5 for name, v in variances.items()})
+logs = np.log(found["middle"]).groupby(found["scheme"]).mean()[expected.index]
+text = "Per step the middle direction keeps what theory says, within 10 %."
+claim(text, np.exp(logs / delay) / expected - 1, above=-0.1, below=0.1)
+kept = found.query("scheme == 'Gaussian'")["kept"].mean()
+text = "Gaussian weights keep a tenth in under a third of 64 directions."
+claim(text, kept, below=n / 3)
+show(medians.map("{:.2g}".format))
 
 # %%
-# Medians of ten seeds: the length that is left, the middle singular value, and how many directions
+# Medians of eight seeds: the length that is left, the middle singular value, and how many directions
 # keep more than a tenth. By the length alone, Gaussian weights of variance :math:`1/n` look fine,
 # but they lose most directions. In the figure, lines are medians and bands ranges.
 #
@@ -113,13 +110,12 @@ medians.map("{:.2g}".format)
 # In the *copy task* a network reads symbols, waits, and must then repeat them in order
 # :cite:p:`hochreiter1997,arjovsky2016`. Ours has three symbols out of eight, each due 40 steps
 # after it came. While the network waits, its input is zero; a ninth input tells it when to begin. A
-# guess is right one time in eight. The state has to tell apart :math:`3 \times 8 = 24` things, each
-# symbol in each place: more than the directions that Gaussian weights keep.
+# guess is right one time in eight.
 
 generator = torch.Generator().manual_seed(0)
 
 
-def copy_task(sequences):
+def copy_task(sequences, delay):
     symbols = torch.randint(8, (sequences, 3), generator=generator)
     inputs = torch.zeros(sequences, delay + 3, 9)
     inputs[:, :3, :8] = F.one_hot(symbols, 8)
@@ -128,7 +124,7 @@ def copy_task(sequences):
 
 
 origin = ig.datasets.Provenance("copy task", "generated", details=("seed 0",))
-sequences = *copy_task(4800), *copy_task(500)  # to train on, to test
+sequences = *copy_task(4800, delay), *copy_task(500, delay)  # to train on, to test
 data = ig.Dataset("copy task", *sequences, tuple("ABCDEFGH"), origin)
 
 # %%
@@ -163,16 +159,16 @@ parts = [
 ensemble = ig.Ensemble.concatenate(parts)
 model = ensemble.model("orthogonal", 0)
 states, _ = model.rnn(data.test_inputs)
-expected = model.output(states[:, -3:]).mT
-torch.testing.assert_close(model(data.test_inputs), expected)
+off = [
+    (model(data.test_inputs) - model.output(states[:, -3:]).mT).abs().max().item()
+]
 
 # %%
-# Every start is trained at four learning rates; the figure shows the one that suits it best.
+# Every start is trained at two learning rates; the figure shows the one that suits it better.
 
 settings = {"epochs": 1, "batch_size": 20, "evaluate_every": 60}
 learn = partial(ig.train, ensemble, data, optimizer=torch.optim.Adam, **settings)
-rates = (0.0001, 0.0004, 0.0016, 0.0064)
-runs = pd.concat(learn(lr=lr).frame().assign(lr=lr) for lr in rates)
+runs = pd.concat(learn(lr=lr).frame().assign(lr=lr) for lr in (0.0004, 0.0016))
 runs = runs.query("metric == 'accuracy'")
 last = runs.query("step == step.max()")
 reached = last.pivot_table("value", "scheme", "lr", sort=False)
@@ -191,22 +187,21 @@ for name, color in colors.items():
 for text, value in (("guesses", 1 / 8), ("knows no order", no_order.mean())):
     ax.axhline(value, color="#8c8c8c", linestyle="--", linewidth=1)
     ax.text(1.02, value, text, va="center", transform=ax.get_yaxis_transform())
-ax.set(title="Only the orthogonal start learns the task", ylim=(0, 1.02))
+ax.set(title="The copy task", ylim=(0, 1.02))
 ax.set(xlabel="step (20 sequences each)", ylabel="share of symbols recalled")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 comparison = ig.compare(final, baseline="orthogonal")
-assert (comparison["real"] & (comparison["high"] < 0)).all()
-worst = final.query("scheme == 'orthogonal'")["value"].min()
-other = final.query("scheme != 'orthogonal'")["value"].max()
-assert worst > other
+lead = -comparison.set_index("a")["difference"]
+share = final.groupby("scheme")["value"].mean()
+claim("The orthogonal start recalls most symbols.", share["orthogonal"], above=0.85)
+claim("It leads every other start by over 20 points.", 100 * lead, above=20)
 print(ig.describe(comparison))
-print(f"The worst orthogonal seed recalls {worst:.0%}, the best other {other:.0%}.")
-reached.round(3)
+show(reached.round(3))
 
 # %%
-# The table has the shares at the end for all rates: means of ten seeds, as in the figure, where
+# The table has the shares at the end for both rates: means of eight seeds, as in the figure, where
 # bands are their 95 % intervals.
 #
 # The identity keeps all, but not the order
@@ -217,9 +212,8 @@ reached.round(3)
 # That is the upper dashed line, and where the identity gets:
 
 identity = final.query("scheme == 'identity'")["value"].mean()
-ceiling, error = no_order.mean(), no_order.std() / len(no_order) ** 0.5
-print(f"identity: {identity:.1%}, who knows no order: {ceiling:.1%}")
-assert abs(identity - ceiling) < 4 * error  # of 500 sequences
+gap = 100 * (identity - no_order.mean().item())
+claim("Identity is within 5 points of knowing no order.", abs(gap), below=5)
 
 # %%
 # A random orthogonal matrix turns the state at every step. What came earlier has been turned
@@ -240,14 +234,86 @@ for name, weights in (("orthogonal_", tall), ("recurrent_", gate_by_gate)):
     gates = torch.stack(weights).detach().view(-1, 4, n, n)
     s = torch.linalg.svdvals(gates)
     print(f"{name}: singular values of a gate from {s.min():.3f} to {s.max():.3f}")
-assert torch.allclose(s, torch.ones(1), atol=1e-5)
 
 # %%
+# An LSTM has gates so as to remember. Does it need orthogonal weights as well? It learns more slowly,
+# so that here it waits for ten steps only. The gate that keeps the memory, the second of the four,
+# gets a bias of 1, a common choice that keeps it open at first.
+
+
+class LSTM(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.rnn = nn.LSTM(9, n, batch_first=True)
+        self.output = nn.Linear(n, 8)
+        for w in self.rnn.weight_hh_l0.data.chunk(4):
+            start(w)
+        nn.init.zeros_(self.rnn.bias_ih_l0)
+        nn.init.zeros_(self.rnn.bias_hh_l0)
+        nn.init.ones_(self.rnn.bias_ih_l0.data[n : 2 * n])
+
+    def forward(self, x):
+        rnn, h, c, states = self.rnn, *x.new_zeros(2, len(x), n), []
+        new = x @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + rnn.bias_hh_l0
+        for z in new.unbind(dim=1):
+            i, f, g, o = (z + h @ rnn.weight_hh_l0.T).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            states.append(h)  # the same as states, _ = rnn(x)
+        return self.output(torch.stack(states[-3:], dim=1)).mT
+
+
+short = *copy_task(4800, 10), *copy_task(500, 10)
+data = ig.Dataset("copy task", *short, tuple("ABCDEFGH"), origin)
+parts = [
+    ig.Ensemble.build(
+        partial(LSTM, starts[name]), schemes={name: "lecun_normal"}, seeds=range(12)
+    )
+    for name in ("orthogonal", "Gaussian", "PyTorch default")
+]
+lstms = ig.Ensemble.concatenate(parts)
+model = lstms.model("orthogonal", 0)
+states, _ = model.rnn(data.test_inputs)
+off.append(
+    (model(data.test_inputs) - model.output(states[:, -3:]).mT).abs().max().item()
+)
+text = "Written out, the steps are those of nn.RNN and nn.LSTM."
+claim(text, off, below=1e-4)  # float32
+
+settings = {"epochs": 1, "batch_size": 20, "lr": 0.0064}
+gated = ig.train(lstms, data, optimizer=torch.optim.Adam, **settings).frame()
+gated = gated.query("metric == 'accuracy' and step > 0")
+share = 100 * gated.groupby("scheme")["value"].mean()
+gain = share[["orthogonal", "Gaussian"]] - share["PyTorch default"]
+text = "LSTM: orthogonal and Gaussian gates beat the default by over 2 points."
+claim(text, gain, above=2)
+text = "LSTM: orthogonal gates are less than 5 points ahead of Gaussian ones."
+claim(text, gain["orthogonal"] - gain["Gaussian"], below=5)
+show(ig.summarize(gated)[["scheme", "mean", "low", "high"]].round(3))
+# sphinx_gallery_start_ignore
+findings = {}
+for name, runs, other in (
+    ("S3.61", final, "Gaussian"),
+    ("S3.62", gated, "PyTorch default"),
+):
+    both = runs[runs["scheme"].isin(["orthogonal", other])]
+    findings[name] = ig.compare(both, baseline=other).iloc[0]
+# sphinx_gallery_end_ignore
+
+# %%
+# With 240 steps of Adam at a rate of 0.0064, the only one shown, the LSTM with orthogonal gates
+# recalls more than with PyTorch's default. But so does the one with Gaussian gates of variance
+# :math:`1/n`: here the scale helps, and little if anything is left for orthogonality. So on this
+# task "better" holds for the RNN; for the LSTM it depends on what it is compared with. What became
+# of the tutorials' other claims: :doc:`/evidence`.
+#
 # What this does not show
 # -----------------------
-# "Not without" means 240 steps of Adam and these variances: with more steps, or a slightly larger
-# variance, Gaussian weights may do better. Training does not keep :math:`W` orthogonal. The rates
-# were chosen on the test set, for all starts alike. LSTMs and GRUs have gates so as to remember;
-# that an orthogonal start helps them to learn is not shown.
+# What more than 240 steps of Adam, or a slightly larger variance, would make of Gaussian weights.
+# How an LSTM does if it has to remember for longer. Training does not keep :math:`W` orthogonal.
+# The better of two rates was chosen on the test set, for all starts alike.
+#
+# Intervals are over seeds and leave out the sampling of the test sequences. A seed does not pin a
+# run across processors, since rounding grows in training: :doc:`/replication`.
 #
 # What to use for which layer is listed in :doc:`/how-to-choose`.
