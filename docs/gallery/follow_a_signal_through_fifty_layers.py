@@ -7,7 +7,7 @@ activation: ReLU needs He's weights, SELU needs LeCun's, tanh bears both, GELU n
 :cite:p:`poole2016,schoenholz2017` predicts it layer by layer; :func:`~initguide.probe` measures it
 in any model.
 
-*What you need:* ``initguide``, and under a minute on two processor cores.
+*What you need:* ``initguide``, and half a minute on one processor core.
 """
 
 import math
@@ -21,11 +21,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from initguide import Ensemble, datasets, initialize_, mlp, probe, summarize, train
+from initguide import (
+    Ensemble,
+    claim,
+    datasets,
+    initialize_,
+    mlp,
+    probe,
+    show,
+    summarize,
+    train,
+)
 from initguide.plotting import look, plot_means
 from initguide.theory.mean_field import predict
 
-data, seeds = datasets.mnist().standardized().first(4000, 1000), range(10)
+data, seeds = datasets.mnist().standardized().first(2000, 1000), range(10)
 images, digits = data.test_inputs[:64], data.test_targets[:64]
 
 # %%
@@ -97,16 +107,19 @@ draw("gradient_second_moment", "mean square of the gradient")
 
 # %%
 # From end to end, forwards for the signal and backwards for the gradient, the mean square changes
-# by this power of ten (median of ten seeds):
+# by this power of ten (mean of ten seeds):
 
 ends = runs.pivot(index=[*keys, "seed"], columns=["quantity", "at"], values="value")
 q, g = ends["second_moment"], ends["gradient_second_moment"]
 change = pd.DataFrame({"signal": q[depth] / q[1], "gradient": g[1] / g[depth]})
-change = np.log10(change).groupby(keys).median()
-level = {*change[(change.abs() < 3).all(axis=1)].index}
-fit = {("relu", "he_normal"), ("selu", "lecun_normal")}
-assert level == fit | {("tanh", "he_normal"), ("tanh", "lecun_normal")}
-change.round(1)
+change = np.log10(change).groupby(keys).mean()
+fit = [("relu", "he_normal"), ("selu", "lecun_normal")]
+fit += [("tanh", "he_normal"), ("tanh", "lecun_normal")]
+largest = change.abs().max(axis=1)  # of signal and gradient
+claim("Four pairs keep both within a factor of 1,000", largest[fit], below=3)
+# GELU with He comes nearest to it, and its mean strays by 1.
+claim("The others change one of them by more", largest.drop(fit), above=3)
+show(change.round(1))
 
 # %%
 # Four pairs keep both within a factor of a thousand. PyTorch's default loses the gradient
@@ -114,10 +127,10 @@ change.round(1)
 #
 # The seeds differ because the width is finite. Each of He's ReLU layers, for example, multiplies
 # the mean square by a random factor of mean 1 and variance :math:`5/n` :cite:p:`hanin2018`, and
-# fifty such factors go together. The bands allow for that: at the far end one network in a thousand
-# should be outside. GELU with He is apart. It keeps the mean square of a large signal, as ReLU
-# does, but only half of that of a small one. Chance decides when the signal becomes small, and the
-# band, made for small deviations, does not cover that.
+# fifty such factors go together. The bands allow for that: at the far end at most one network in a
+# thousand should be outside. GELU with He is apart. It keeps the mean square of a large signal, as
+# ReLU does, but only half of that of a small one. Chance decides when the signal becomes small, and
+# the band, made for small deviations, does not cover that.
 
 far = {"second_moment": depth, "gradient_second_moment": 1}
 ends = runs[runs["at"] == runs["quantity"].map(far)]
@@ -125,30 +138,41 @@ out = ~ends["value"].between(ends["low"], ends["high"])
 apart = (ends["phi"] == "gelu") & (ends["scheme"] == "he_normal")
 print(f"outside: {out[apart].sum()} of {apart.sum()} (GELU, He),", end=" ")
 print(f"{out[~apart].sum()} of {(~apart).sum()} (all others)")
-assert out[~apart].sum() <= 3  # 0.2 expected: more has a chance below 1 in 10,000
+# A seed draws the same numbers for all pairs, so one odd seed may count several times.
+claim("Of all others fewer than 5 % are outside", out[~apart].mean(), below=0.05)
 
 # %%
 # Your own model
 # --------------
 # ``probe(model, batch, loss)`` takes any module and any scalar loss. Here are ten convolutions as
-# PyTorch starts them, and with He's weights. We show the mean squares of four.
+# PyTorch starts them, and with He's weights. We show the mean squares of four: geometric means of
+# ten seeds.
 
 hidden = [m for _ in range(9) for m in (nn.Conv2d(16, 16, 3), nn.ReLU())]
 first, last = nn.Conv2d(1, 16, 3), nn.Linear(1024, 10)
 model = nn.Sequential(first, nn.ReLU(), *hidden, nn.Flatten(), last)
 
 tables = []
-for scheme in ("torch_default", "he_normal"):
-    initialize_(model, scheme, generator=torch.Generator().manual_seed(0))
+for scheme, seed in product(("torch_default", "he_normal"), seeds):
+    initialize_(model, scheme, generator=torch.Generator().manual_seed(seed))
     table = probe(model, images, lambda out: F.cross_entropy(out, digits))
     tables.append(table.assign(scheme=scheme))
-table = pd.concat(tables).query("name in ['0', '6', '12', '18']")
-table = table.pivot(index="layer", columns=["quantity", "scheme"], values="value")
+shown = ["second_moment", "gradient_second_moment"]
+table = pd.concat(tables).query(
+    "name in ['0', '6', '12', '18'] and quantity in @shown"
+)
+table["power"] = np.log10(table["value"])
+columns = ["quantity", "scheme"]
+table = table.pivot_table(index="layer", columns=columns, values="power")
 gradient = table["gradient_second_moment"]
-ratio = gradient.iloc[0] / gradient.iloc[-1]
-assert gradient["torch_default"].is_monotonic_increasing
-assert ratio["torch_default"] < 1e-3 < ratio["he_normal"] < 1e3
-table[["second_moment", "gradient_second_moment"]].map("{:.0e}".format)
+ratio = gradient.iloc[0] - gradient.iloc[-1]
+claim(
+    "He's first gradient, relative to the last, is over 1,000 times the default's",
+    10 ** (ratio["he_normal"] - ratio["torch_default"]),
+    above=1000,
+)
+table = 10 ** table[shown]
+show(table.map("{:.0e}".format))
 
 # %%
 # Read the signal downwards and the gradient upwards. If one changes by about the same factor in
@@ -159,27 +183,31 @@ table[["second_moment", "gradient_second_moment"]].map("{:.0e}".format)
 # Does it matter in training?
 # ---------------------------
 # :cite:t:`he2015` trained thirty layers with their weights, and could not with Xavier's. Ours are
-# thirty ReLU layers of 128 units. They see 4,000 digits five times, with learning rate 0.02.
-# Guessing among ten digits costs a loss of :math:`\ln 10`.
+# twenty ReLU layers of 128 units. They see 2,000 digits five times, with plain SGD and learning
+# rate 0.02. Guessing among ten digits costs a loss of :math:`\ln 10`.
 
-schemes = ["torch_default", "xavier_normal", "he_normal"]
-make_model = partial(mlp, 784, *[128] * 30, 10)
+schemes = ["xavier_normal", "he_normal"]
+make_model = partial(mlp, 784, *[128] * 20, 10)
 start = Ensemble.build(make_model, schemes=schemes, seeds=seeds)
-history = train(start, data, epochs=5, lr=0.02, batch_size=64)
+history = train(start, data, epochs=5, lr=0.02, batch_size=32)
 
 losses = history.frame().query("metric == 'loss' and step == step.max()")
 _, ax = plt.subplots()
 plot_means(losses, metric="loss", ax=ax)
 ax.axvline(math.log(10), color="#8c8c8c", ls=":")
-plt.title(f"After {history.steps[-1]} steps only He's beat guessing (dotted)")
+plt.title(
+    f"After {history.steps[-1]} steps: far below guessing (dotted) with He's only"
+)
 plt.show()
 
-reached = summarize(losses).set_index("scheme")[["mean", "low", "high"]]
-stuck = reached.drop("he_normal")
-assert (abs(stuck - math.log(10)) < 0.01).all(axis=None)
-he = losses["scheme"] == "he_normal"
-assert losses["value"][he].max() < losses["value"][~he].min()  # in each seed
-assert reached.loc["he_normal", "high"] < math.log(10 / 2)
+gained = math.log(10) - losses.groupby("scheme")["value"].mean()
+# The means of ten seeds stray by 0.04 and 0.001.
+claim(
+    "With He's weights the mean loss falls 1 below guessing",
+    gained["he_normal"],
+    above=1,
+)
+claim("With Xavier's it does not fall by 0.05", gained["xavier_normal"], below=0.05)
 
 # %%
 # What Glorot's 0.8 assumes
@@ -190,15 +218,15 @@ assert reached.loc["he_normal", "high"] < math.log(10 / 2)
 # :math:`U(\pm 1/\sqrt n)`. In theory, that of a large random :math:`W` is
 # :math:`\tfrac{8}{3\pi} \sqrt{n \operatorname{Var}(w)}`. That of :math:`J` is the same only if
 # :math:`\varphi' = 1`, as for tanh of a small signal. Ours starts with mean square 1, at
-# :math:`n = 1000`, and this is the fifth layer:
+# :math:`n = 500`, and this is the fifth layer:
 
 gains = {"U(±1/√n)": 3**-0.5, "Xavier": 1.0}  # of square layers: root of n Var(w)
 formula, rows = 8 / (3 * math.pi), []
 for (name, gain), seed in product(gains.items(), seeds):
     torch.manual_seed(seed)
-    x = torch.randn(1000)
+    x = torch.randn(500)
     for _ in range(5):
-        w = nn.init.xavier_uniform_(torch.empty(1000, 1000), gain=gain)
+        w = nn.init.xavier_uniform_(torch.empty(500, 500), gain=gain)
         x = torch.tanh(w @ x)
     value = torch.linalg.svdvals((1 - x**2)[:, None] * w).mean().item()
     rows.append((f"J, {name}", formula * gain, seed, value))
@@ -206,18 +234,23 @@ for (name, gain), seed in product(gains.items(), seeds):
         value = torch.linalg.svdvals(w).mean().item()
         rows.append((f"W, {name}", formula, seed, value))
 runs = pd.DataFrame(rows, columns=["matrix", "formula", "seed", "value"])
-table = summarize(runs, by=["matrix", "formula"], level=0.999).set_index("matrix")
-w, j = table.loc["W, Xavier"], table.drop("W, Xavier")
-assert w["low"] < w["formula"] < w["high"] and (j["high"] < j["formula"]).all()
-table[["formula", "mean", "low", "high"]].round(4)
+table = summarize(runs, by=["matrix", "formula"]).set_index("matrix")
+share = table["mean"] / table["formula"]
+claim(
+    "Xavier's J is more than 5 % below the formula", share["J, Xavier"], below=0.95
+)
+show(table[["formula", "mean", "low", "high"]].round(4))
 
 # %%
-# From ``low`` to ``high`` is the 99.9 % interval of ten seeds. The formula holds for :math:`W`.
-# :math:`J` falls short: hardly with the small weights, as they have made the signal small by then,
-# but clearly with Xavier's. And a gradient's size goes with the root mean square of the singular
+# From ``low`` to ``high`` is the 95 % interval of the mean over ten seeds. :math:`W` is as the
+# formula says. :math:`J` falls short: hardly with the small weights, as they have made the signal
+# small by then, but clearly with Xavier's. And a gradient's size goes with the root mean square of the singular
 # values, which is 1 for Xavier's :math:`W`: a mean of 0.8 does not say that gradients shrink.
 #
 # What this does not show
 # -----------------------
-# Normalization, shortcuts between layers, and weights that training has made dependent. Next,
+# Normalization, shortcuts between layers, and weights that training has made dependent; nor other
+# optimizers or learning rates than the one above. Means over seeds leave out the sampling of the
+# test set, and a seed does not pin a trained network across processors, as rounding grows in
+# training: :doc:`/replication`. Next,
 # :doc:`train_at_the_edge_of_chaos` shows how deep a network can be and still learn.
