@@ -263,7 +263,11 @@ sp.Eq(v, he)
 slopes = [0, 0.01, 0.2, 1]
 gains = np.array([float(sp.sqrt(n * he).subs(a, slope)) for slope in slopes])
 torchs = [nn.init.calculate_gain("leaky_relu", slope) for slope in slopes]
-claim("torch's gain is this one, at four slopes", abs(gains - torchs), below=1e-12)
+claim(
+    "torch's gain for leaky ReLU is He's, at four slopes",
+    abs(gains - torchs),
+    below=1e-12,
+)
 show(pd.DataFrame({"gain": gains}, index=slopes).round(4))
 
 # %%
