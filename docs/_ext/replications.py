@@ -16,9 +16,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "replication"))
-from replicate import TABLE, code, pages, read
+from replicate import DOCS, TABLE, code, pages, read
 from run_page import FINISHED
-from verdicts import rules
+from verdicts import in_words, rules
 
 WIDTH, HEIGHT = 120, 16
 Rows = list[dict[str, str]]
@@ -48,7 +48,9 @@ def count(page: str, claim: str) -> str:
     if not found:
         return "Not replicated yet"
     held = sum(row["held"] == "True" for row in found)
+    rule = rules(DOCS / "claims.yml").get(claim)
     of_now = all(row["code"] == _code(page) for row in found)
+    of_now = of_now and (rule is None or found[-1]["expected"] == in_words(rule))
     return f"{held} of {len(found)} replications" + ("" if of_now else " of an earlier version")
 
 
