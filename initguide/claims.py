@@ -64,6 +64,9 @@ class Claim:
         bounds = {"above": self.above, "below": self.below, "exactly": self.equal}
         return " and ".join(f"{word} {b:.4g}" for word, b in bounds.items() if b is not None)
 
+    def _ipython_display_(self) -> None:
+        """Show nothing more: a notebook has printed the claim when it was made."""
+
     def __str__(self) -> str:
         outcome = "Held" if self.held else "Did not hold"
         text = self.text.rstrip(".")
