@@ -43,6 +43,8 @@ def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
         parts: list[nodes.Node] = []
         rest, start = text.astext(), 0
         for match in words.finditer(rest.replace("’", "'")):
+            if _is_win(rest, match):
+                continue
             anchor, meaning = terms.pop(_plain(match[1]), (None, ""))
             if anchor is None:
                 continue
@@ -54,6 +56,14 @@ def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
             start = match.end()
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(rest[start:])])
+
+
+def _is_win(text: str, match: re.Match[str]) -> bool:
+    """Return whether "gain" is not the factor: "cross-entropy gains", "no gain", "to gain"."""
+    before = text[: match.start()].lower()
+    return match[1].lower() == "gain" and (
+        match[0].lower() == "gains" or before.endswith(("no ", "to "))
+    )
 
 
 def _plain(words: str) -> str:

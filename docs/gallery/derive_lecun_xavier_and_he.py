@@ -134,7 +134,6 @@ print(
 findings = {
     "S3.16": layers.loc["normal"],
     "S3.30": float(sp.expand(product - (p**2 * s + q**2 * r + r * s))),
-    "S3.31": layers.loc["normal", ["mean", "low", "high"]] * square / spread,
 }
 # sphinx_gallery_end_ignore
 
@@ -361,7 +360,6 @@ findings |= {
     "S3.7": xaviers,
     "S3.8": weights,
     "S3.15": rectifiers.loc["slope 0.2, then 2/n"],
-    "S3.32": biases,
     "S3.34": hes,
 }
 # sphinx_gallery_end_ignore
