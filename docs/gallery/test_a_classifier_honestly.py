@@ -153,7 +153,7 @@ measured = {
 }
 runs["value"] = measured["10,000 fresh points"]
 
-fig, ax = plt.subplots(figsize=(7.2, 3.2))
+fig, ax = plt.subplots(figsize=(9, 3.2))
 for row, value in enumerate(measured.values()):
     for name, color in ("He", "#56B4E9"), ("the source's points", "#D55E00"):
         x = 100 * value[torch.tensor(runs["scheme"] == name)]
@@ -163,7 +163,7 @@ for row, value in enumerate(measured.values()):
 ax.set_yticks(range(3), measured)
 ax.invert_yaxis()
 ax.set(xlabel="accuracy (%)", title="The fresh points tell")
-ax.legend(loc="lower left")
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 means = summarize(runs).set_index("scheme")

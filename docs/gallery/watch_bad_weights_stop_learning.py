@@ -93,7 +93,7 @@ left.plot(
 left.set(
     title="The loss of each batch", xlabel="epoch", ylabel="mean squared error"
 )
-left.legend(loc="center right")
+left.legend(loc="center right", bbox_to_anchor=(1, 0.75))
 right.plot(range(1, 51), mean_loss, color="#D55E00", label="mean over an epoch")
 right.axhline(answer_0, color="#009E73", linestyle="--", label="always answering 0")
 right.set(title="The mean over an epoch", xlabel="epoch")
