@@ -165,7 +165,7 @@ sphinx_gallery_conf = {
     ),
     "reset_modules": ("figures.reset", "page_claims.reset"),
     "capture_repr": ("_repr_html_", "__repr__"),
-    "ignore_repr_types": r"matplotlib|sympy|Claim",
+    "ignore_repr_types": r"matplotlib|sympy|Outcome",
     "remove_config_comments": True,
     "first_notebook_cell": f"%{install_line}",
     "default_thumb_file": str(HERE / "_static" / "mark.svg"),

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from initguide import datasets
 from initguide.activations import ACTIVATIONS, Activation, get_activation
-from initguide.claims import Claim, claim, show
+from initguide.claims import claim, show
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
 from initguide.gains import gain
@@ -43,7 +43,6 @@ __all__ = [
     "ACTIVATIONS",
     "SCHEMES",
     "Activation",
-    "Claim",
     "Dataset",
     "Ensemble",
     "History",

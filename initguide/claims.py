@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["Claim", "claim", "listen", "show"]
+__all__ = ["Outcome", "claim", "listen", "show"]
 
 T = TypeVar("T")
-_listeners: list[Callable[[Claim], None]] = []
+_listeners: list[Callable[[Outcome], None]] = []
 
 
 @dataclass(frozen=True)
-class Claim:
+class Outcome:
     """A sentence, the value that decides it, and what is expected of that value.
 
     Attributes
@@ -82,7 +82,7 @@ def claim(
     above: float | None = None,
     below: float | None = None,
     equal: float | None = None,
-) -> Claim:
+) -> Outcome:
     r"""State a claim, and say whether it holds.
 
     It never raises because a claim fails: what comes after it still runs.
@@ -99,7 +99,7 @@ def claim(
 
     Returns
     -------
-    Claim
+    Outcome
         Printed, unless somebody `listen`\\ s.
 
     Raises
@@ -115,7 +115,7 @@ def claim(
     """
     line = sys._getframe(1).f_lineno
     if isinstance(value, bool | np.bool_):
-        made = Claim(text, bool(value), line=line)
+        made = Outcome(text, bool(value), line=line)
     else:
         values = np.asarray(value, dtype=float).ravel()
         if not values.size or (above is None and below is None and equal is None):
@@ -123,7 +123,7 @@ def claim(
                 f"claim {text!r} has {values.size} values and bounds above={above}, "
                 f"below={below}, equal={equal}: expected at least one value and one bound."
             )
-        each = [Claim(text, float(v), above, below, equal, line) for v in values]
+        each = [Outcome(text, float(v), above, below, equal, line) for v in values]
         made = min(each, key=_slack)
     for listener in _listeners:
         listener(made)
@@ -151,13 +151,13 @@ def show(value: T) -> T:
 
 
 @contextlib.contextmanager
-def listen(listener: Callable[[Claim], None]) -> Iterator[None]:
+def listen(listener: Callable[[Outcome], None]) -> Iterator[None]:
     """Hear of each claim, in place of its being printed.
 
     Parameters
     ----------
     listener : callable
-        Called with each `Claim` that is made.
+        Called with each `Outcome` that is made.
     """
     _listeners.append(listener)
     try:
@@ -166,7 +166,7 @@ def listen(listener: Callable[[Claim], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def _slack(made: Claim) -> float:
+def _slack(made: Outcome) -> float:
     """Return by how much a value keeps its bounds; below zero, by how much it fails."""
     value = float(made.value)
     if math.isnan(value):

@@ -20,11 +20,11 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import replications
-from initguide.claims import Claim, listen
+from initguide.claims import Outcome, listen
 
 logger = logging.getLogger(__name__)
 
-_made: list[Claim] = []
+_made: list[Outcome] = []
 _listening = ExitStack()
 
 
@@ -46,13 +46,13 @@ def install_in_kernel() -> None:
     """Let a Jupyter kernel put each claim of a MyST page below its cell."""
     from IPython.display import display
 
-    def show(claim: Claim) -> None:
+    def show(claim: Outcome) -> None:
         display({"text/markdown": f"```{{claim}}\n{_dump(claim)}\n```"}, raw=True)
 
     _listening.enter_context(listen(show))
 
 
-def _dump(claim: Claim) -> str:
+def _dump(claim: Outcome) -> str:
     return json.dumps(asdict(claim), sort_keys=True)
 
 
@@ -63,7 +63,7 @@ class ClaimDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the claim as a paragraph, and remember it where it failed."""
-        claim = Claim(**json.loads("".join(self.content)))
+        claim = Outcome(**json.loads("".join(self.content)))
         self.env.note_dependency(str(replications.TABLE))
         page = self.env.docname.rpartition("/")[2]
         word = "Held" if claim.held else "Did not hold in this build"

@@ -57,12 +57,12 @@ def run(page: Path, shift: int) -> list[dict[str, Any]]:
     sys.path.insert(0, str(DOCS / "_ext"))
     import matplotlib.pyplot as plt
 
-    from initguide.claims import Claim, listen
+    from initguide.claims import Outcome, listen
     from page_sources import code_of
     from verdicts import in_words, judge, numbers, rules
 
     plt.show = plt.close  # no figure is kept
-    made: list[Claim] = []
+    made: list[Outcome] = []
     start = time.perf_counter()
     shift_seeds(shift)
     try:
