@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "replication"))
-from replicate import DOCS, TABLE, code, pages, read
+from replicate import DOCS, TABLE, code, pages, read, uses_data
 from run_page import FINISHED
 from verdicts import in_words, rules
 
@@ -109,7 +109,8 @@ class Replications(SphinxDirective):
             runs = [{(r["seeds"], r["data"], r["path"]) for r in f} for f in claims.values()]
             each = [run[1] for run in set.union(*runs)]
             failed = sum(any(r["held"] != "True" for r in found) for found in claims.values())
-            numbers = (len(claims) - 1, each.count("sample"), each.count("complete"), failed)
+            complete = each.count("complete") if uses_data(pages()[page]) else "uses none"
+            numbers = (len(claims) - 1, each.count("sample"), complete, failed)
             body.append([self.link(page), *(nodes.Text(str(number)) for number in numbers)])
         return table(head, (5, 1, 2, 2, 2), body, "replications")
 

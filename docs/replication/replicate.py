@@ -62,6 +62,13 @@ def pages() -> dict[str, Path]:
     return {path.stem: path for path in sorted(found)}
 
 
+def uses_data(page: Path) -> bool:
+    """Return whether a page uses a data set that has a sample: others are alike on either."""
+    from page_sources import code_of, datasets_used
+
+    return bool(datasets_used(code_of(page)))
+
+
 def code(page: Path) -> str:
     """Return a short hash of what a page executes: not of its prose, comments or format."""
     from page_sources import code_of
@@ -228,6 +235,7 @@ def main() -> int:
         Job(known[name], options.seeds_from + n * options.step, options.data, *ways[n % len(ways)])
         for n in range(options.times)
         for name in options.page or known
+        if options.data == "sample" or uses_data(known[name])
     ]
     for _ in replicate(jobs, options.table, options.jobs):
         pass
