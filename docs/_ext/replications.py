@@ -51,7 +51,8 @@ def count(page: str, claim: str) -> str:
     rule = rules(DOCS / "claims.yml").get(claim)
     of_now = all(row["code"] == _code(page) for row in found)
     of_now = of_now and (rule is None or found[-1]["expected"] == in_words(rule))
-    return f"{held} of {len(found)} replications" + ("" if of_now else " of an earlier version")
+    words = f"{held} of {len(found)} replication{'s' * (len(found) > 1)}"
+    return words + ("" if of_now else " of an earlier version")
 
 
 def spread(page: str, claim: str, scale: float = 1) -> nodes.raw | nodes.Text:
@@ -141,7 +142,7 @@ class Replications(SphinxDirective):
                 body.append([*map(nodes.Text, cells), spread(page, claim)])
         heading = nodes.rubric("", "", self.link(page))
         head = ("Claim", "Expected", "Held in", "Values")
-        return [heading, table(head, (5, 2, 2, 2), body, "replications")]
+        return [heading, table(head, (5, 2, 2, 2), body, "evidence")]
 
     def link(self, page: str) -> nodes.Node:
         """Return a link to a page."""
