@@ -45,9 +45,9 @@ show(data)
 # %%
 # All zeros: only a bias moves
 # ----------------------------
-# Weights and biases are zero. With tanh or ReLU the hidden units answer 0, so the output weights get
-# no gradient. The output weights are 0, so nothing flows back to the hidden ones. What is left are
-# the output biases.
+# Weights and biases are zero. With tanh or ReLU the hidden units answer 0, so the output weights
+# get no gradient. The output weights are 0, so nothing flows back to the hidden ones. What is left
+# are the output biases.
 
 
 def network(units, activation):
@@ -87,8 +87,8 @@ show(gradients.round(4))
 # All equal: fifty units are one
 # ------------------------------
 # With every weight at 0.01 there is a gradient, the same for each hidden unit. Here is a network of
-# fifty, trained for two epochs. At its end, *one* of its units gives the same answers, if its
-# output weights are the sums of all fifty units'.
+# fifty tanh units, trained for two epochs. At its end, *one* of its units gives the same answers,
+# if its output weights are the sums of all fifty units'.
 
 torch.manual_seed(0)
 fifty, one = network(50, nn.Tanh()), network(1, nn.Tanh())
@@ -117,9 +117,10 @@ claim("One unit gives the same answers as the fifty", apart, below=1e-9)
 # What breaks the symmetry?
 # -------------------------
 # Ten starts of this network, ten seeds each, are trained by SGD for three epochs at a learning rate
-# of 0.3. "Nudged" weights get normal noise with a standard deviation of 0.001; "random output" leaves
-# the hidden weights equal and draws the output weights by Xavier's rule. Then we count the hidden
-# units that differ. Two are the same if their weights agree to 0.01 %.
+# of 0.3, in batches of 100. "Nudged" weights get normal noise with a standard deviation of 0.001;
+# "random output" leaves the hidden weights equal and draws the output weights by Xavier's rule;
+# "random biases" are PyTorch's, all others are zero; dropout is 0.2. Then we count the hidden units
+# that differ. Two are the same if their weights agree to 0.01 %.
 
 
 def make_model(dropout=0.0, dtype=torch.double):
@@ -176,7 +177,8 @@ plt.show()
 # %%
 # Shuffled batches break nothing: all units see the same batch. Dropout does, since it silences some
 # units and not others. So do a random output layer, noise of 0.001, and random biases: with
-# PyTorch's, even zero weights learn. The table is the accuracy less that of "all 0.01", in points.
+# PyTorch's, even zero weights learn. The table is the accuracy less that of "all 0.01", in points,
+# with intervals of 95 % for all of its rows at once.
 
 kept = ["zeros", "ones", "all 0.01"]
 claim(
@@ -193,12 +195,13 @@ show((100 * comparison[["difference", "low", "high"]]).round(1))
 # %%
 # Is it a local minimum?
 # ----------------------
-# Weights are drawn at random "to avoid being stuck in a local minimum", says :cite:t:`udacity_init`.
-# But the best that equal weights can reach is no minimum. We look for it with an optimizer that
-# moves all fifty tanh units together, on 500 digits and with weight decay, so that there is an
-# optimum. Three random starts give three of them. There we ask for the *Hessian*, the table of the
-# second derivatives of the loss, as two of the units move apart. At a minimum, none of its
-# eigenvalues, the *curvatures*, is negative.
+# Equal weights stay equal, says :cite:t:`udacity_init`, so weights should differ, and be random "to
+# avoid being stuck in a local minimum for each run". Are equal weights stuck in one? No: the best
+# that they can reach is no minimum. We look for it with an optimizer that moves all fifty tanh
+# units together, on 500 digits and with weight decay, so that there is an optimum. Each of three
+# random starts leads to one. There we ask for the *Hessian*, the table of the second derivatives of
+# the loss, as two of the units move apart. At a minimum, none of its eigenvalues, the *curvatures*,
+# is negative.
 
 x, y = nn.functional.pad(images[:500].flatten(1), (0, 1), value=1.0), digits[:500]
 
@@ -269,8 +272,9 @@ ax.legend()
 plt.show()
 
 # %%
-# The slope is zero in every direction, but between two equal units the loss falls to both sides.
-# That is a saddle point: equal weights stay on it only as long as nothing pushes them apart.
+# The slope is zero in every direction: as the units are equal, each has its share of the slope of
+# all together, which is zero. But where two units move apart the loss falls to both sides. That is
+# a saddle point: equal weights stay on it only as long as nothing pushes them apart.
 #
 # What this page found of the sources' claims is collected in :doc:`/evidence`.
 
@@ -285,8 +289,8 @@ findings = {
 # %%
 # What this does not show
 # -----------------------
-# That random weights meet no local minimum, only that these failures are none. Nor is it enough to
-# break the symmetry: random weights can still be too small or too large. The intervals are over
-# seeds and leave out the sampling of the test set, and a seed does not pin a trained network across
-# processors, as rounding grows in training: :doc:`/replication`. How large a weight should be is the
-# question of :doc:`keep_the_variance_level`.
+# That random weights meet no local minimum, only that the best equal weights of this network are
+# none. Nor is it enough to break the symmetry: random weights can still be too small or too large.
+# The intervals are over seeds and leave out the sampling of the test set, and a seed does not pin a
+# trained network across processors, as rounding grows in training: :doc:`/replication`. How large a
+# weight should be is the question of :doc:`keep_the_variance_level`.

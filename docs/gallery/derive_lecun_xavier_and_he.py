@@ -58,10 +58,10 @@ print(derive.forward())
 derive.forward().result
 
 # %%
-# :cite:t:`dlwizard_init` takes weights and inputs to be Gaussian with mean 0. No step needs the first
-# of these. Nor need the inputs have mean 0 or be independent of each other. So normal weights,
-# uniform ones and tossed coins, all of variance :math:`1/n`, should keep the mean square of the
-# pixels of MNIST.
+# :cite:t:`dlwizard_init` takes weights and inputs to be Gaussian with mean 0. No step needs them to
+# be Gaussian. Nor need the inputs have mean 0 or be independent of each other. So normal weights,
+# uniform ones and tossed coins, all of mean 0 and variance :math:`1/n`, should keep the mean square
+# of the pixels of MNIST.
 
 pixels = datasets.mnist().test_inputs[:500].flatten(1)
 
@@ -122,8 +122,8 @@ product
 
 # %%
 # as it says. With :math:`p = q = 0` only :math:`r s` is left. But pixels are from 0 to 1, and their
-# mean is not 0. Behind weights of variance :math:`1/n` and mean 0, the variance of :math:`y` is their
-# mean square, so more than their variance:
+# mean is not 0. Behind weights of variance :math:`1/n` and mean 0, the variance of :math:`y` is the
+# pixels' mean square, so more than their variance:
 
 square, spread = pixels.square().mean().item(), pixels.var().item()
 print(
@@ -371,4 +371,4 @@ show(drawn.round(3))
 # That networks train as these factors say. They describe a network before its first step, and the
 # mean over draws: a single draw strays from it, the more so in a narrow and deep network. The
 # gradients are not quite independent of the weights. And a mean square that is kept is not yet
-# information that is kept. "Move from constants to normal weights" trains networks.
+# information that is kept. :doc:`move_from_constants_to_normal_weights` trains networks.

@@ -4,11 +4,13 @@ Escape bad weights with cross-entropy
 
 **Can another loss rescue a bad start?** Yes. From a weight of -5 and a bias of -10, the squared
 error learns nothing but to answer 0; cross-entropy gets every training point right. From PyTorch's
-default weights it has nothing to add: both losses get there.
+default weights it adds nothing that matters: both losses learn, and their accuracies differ by less
+than a point.
 
-:cite:t:`mlmastery_logistic_init` trains the bad weights with the squared error,
-:cite:t:`mlmastery_cross_entropy` the default weights with cross-entropy, and credits the loss for
-the difference. But two things changed at once. Here are all four combinations.
+Two tutorials, one the sequel of the other, tell the story. The first,
+:cite:t:`mlmastery_logistic_init`, trains the bad weights with the squared error. The second,
+:cite:t:`mlmastery_cross_entropy`, trains the default weights with cross-entropy, and credits the
+loss for the difference. But two things changed at once. Here are all four combinations.
 
 *What you need:* ``initguide``, and ten seconds on one processor core. Why the squared error fails
 is told in :doc:`watch_bad_weights_stop_learning`.
@@ -128,7 +130,7 @@ claim(
 
 # %%
 # The second source says more: with "these parameter values" the squared error did not converge. But
-# the values that it prints are not the bad ones. From its own the squared error does converge:
+# the values that it prints are not the bad ones. From its own, the squared error does learn:
 
 nn.init.constant_(model[0].weight, -0.0075)
 nn.init.constant_(model[0].bias, 0.5364)

@@ -43,8 +43,8 @@ from initguide.theory.mean_field import fixed_point, variance_map
 #
 # .. math:: g = 1 / \sqrt{E[\varphi(z)^2]}.
 #
-# For ReLU, :cite:t:`he2015` found :math:`\sqrt 2`. For GELU, a million draws estimate it, and
-# ``gain`` computes the integral:
+# For ReLU, :cite:t:`he2015` found :math:`\sqrt 2`. For GELU, a million draws estimate it, give or
+# take a standard error, and ``gain`` computes the integral:
 
 torch.manual_seed(0)
 draws = torch.randn(1_000_000, dtype=torch.double)
@@ -107,16 +107,16 @@ claim(
 show(gains.map("{:.4f}".format).replace("nan", "none"))
 
 # %%
-# Forward and activation gain differ by less than a tenth. ``initguide`` uses the forward gain,
-# since every function here has one.
+# The activation gain, where there is one, differs from the forward gain by less than a tenth of it.
+# ``initguide`` uses the forward gain, since every function here has one.
 #
 # Why not 1 / std?
 # ----------------
 # A rule that is often posted divides by the standard deviation of :math:`\varphi(z)`, not by the
 # root of its mean square. That leaves out the mean. But the next layer multiplies the mean by
 # random weights like all the rest. So the mean square of :math:`z` should grow, in the first layer
-# by the factor :math:`E[\varphi(z)^2] / \operatorname{Var}(\varphi(z))`. Here are the factors of three
-# layers, as ``variance_map`` computes them, and as measured:
+# by the factor :math:`E[\varphi(z)^2] / \operatorname{Var}(\varphi(z))`. Here are the factors of
+# three layers, as ``variance_map`` computes them, and as measured:
 
 n = 500
 
@@ -165,8 +165,9 @@ columns = [
 show(pd.DataFrame(rows, index=["gain", "1 / std", *columns]).T.round(2))
 
 # %%
-# Only for tanh, whose mean is 0, is the rule right. ReLU grows by the same factor in every layer.
-# Sigmoid grows in the first layers only, as it cannot exceed 1, and GELU by more in each.
+# Of the four, only for tanh, whose mean is 0, is the rule right. ReLU's signal grows by the same
+# factor in every layer. Sigmoid's soon stops growing, as a sigmoid cannot exceed 1. GELU's grows by
+# more in each of the three.
 #
 # What PyTorch's numbers do
 # -------------------------
@@ -294,9 +295,9 @@ show(growth.round(2))
 # %%
 # The table has the powers of ten by which the signal grew from the first layer to the last, with
 # 95 % intervals. He's gain is too small for GELU. With the one line the signal starts above 1 and
-# grows. Two lines begin at 1 and stay near it, but still grow on average, and the seeds part. This
-# is the mean square of the next :math:`z`, after a layer in which it is too small or too large
-# :cite:p:`poole2016`:
+# grows. Two lines begin at 1, and in the mean they stay within a factor of ten of it. Whether they
+# grow a little, ten seeds may not tell: the seeds part. Why do they? This is the mean square of the
+# next :math:`z`, after a layer in which it is too small or too large :cite:p:`poole2016`:
 
 levels = [0.5, 1, 2]
 rows = {name: variance_map(name, levels, gain(name)) for name in ("gelu", "tanh")}
@@ -304,8 +305,8 @@ following = pd.DataFrame(rows, index=levels)
 show(following.round(2))
 
 # %%
-# Tanh brings it back towards 1. GELU drives it away, so in a very deep network no gain keeps GELU
-# level.
+# Tanh brings it back towards 1. GELU drives it away. That is so at any gain, as GELU lets more
+# through of a large signal than of a small one, so in a very deep network no gain keeps GELU level.
 #
 # What this does not show
 # -----------------------

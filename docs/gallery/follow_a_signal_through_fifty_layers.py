@@ -3,7 +3,8 @@ Follow a signal through fifty layers
 ====================================
 
 **Does a signal arrive, and does its gradient come back?** That depends on the pair of weights and
-activation: ReLU needs He's weights, SELU needs LeCun's, tanh bears both, GELU neither. Theory
+activation. Of PyTorch's default, LeCun's and He's weights, fifty layers of ReLU need He's, SELU
+needs LeCun's, tanh bears both of these, GELU none. Theory
 :cite:p:`poole2016,schoenholz2017` predicts it layer by layer; :func:`~initguide.probe` measures it
 in any model.
 
@@ -130,8 +131,9 @@ claim(
 show(change.round(1))
 
 # %%
-# Four pairs keep both within a factor of a thousand. PyTorch's default loses the gradient
-# everywhere, and all that is left of its signal are the biases (:doc:`keep_the_variance_level`).
+# In this mean, four pairs keep both within a factor of a thousand. PyTorch's default loses the
+# gradient with all four activations, and what is left of its signal are the biases
+# (:doc:`keep_the_variance_level`).
 #
 # The seeds differ because the width is finite. Each of He's ReLU layers, for example, multiplies
 # the mean square by a random factor of mean 1 and variance :math:`5/n` :cite:p:`hanin2018`, and
@@ -195,8 +197,9 @@ show(table.map("{:.0e}".format))
 # Does it matter in training?
 # ---------------------------
 # :cite:t:`he2015` trained thirty layers with their weights, and could not with Xavier's. Ours are
-# twenty ReLU layers of 128 units. They see 2,000 digits five times, with plain SGD and learning
-# rate 0.02. Guessing among ten digits costs a loss of :math:`\ln 10`.
+# twenty ReLU layers of 128 units. They see 2,000 digits five times, in batches of 32, with plain
+# SGD and learning rate 0.02. The loss is that of 1,000 test images; guessing among ten digits costs
+# :math:`\ln 10`.
 
 schemes = ["xavier_normal", "he_normal"]
 make_model = partial(mlp, 784, *[128] * 20, 10)
@@ -262,8 +265,9 @@ show(table[["formula", "mean", "low", "high"]].round(4))
 # %%
 # From ``low`` to ``high`` is the 95 % interval of the mean over ten seeds. :math:`W` is as the
 # formula says. :math:`J` falls short: hardly with the small weights, as they have made the signal
-# small by then, but clearly with Xavier's. And a gradient's size goes with the root mean square of the singular
-# values, which is 1 for Xavier's :math:`W`: a mean of 0.8 does not say that gradients shrink.
+# small by then, but clearly with Xavier's. And a gradient's size goes with the root mean square of
+# the singular values, which is 1 for Xavier's :math:`W`: a mean of 0.8 does not say that gradients
+# shrink.
 #
 # What this does not show
 # -----------------------

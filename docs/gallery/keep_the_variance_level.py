@@ -3,10 +3,11 @@ Keep the variance level
 =======================
 
 **How large should a weight be?** Large enough that a layer makes its signal neither larger nor
-smaller. For a ReLU unit with :math:`n` inputs, that is a variance of :math:`2/n`. Any other variance
-multiplies the signal by some factor in every layer, and the gradient too: after thirty layers
-little is left of it, or far too much. With tanh, :math:`1/n` lets both shrink only slowly, and
-larger weights make the gradient grow, not the signal.
+smaller. For a ReLU unit with :math:`n` inputs, that is a variance of :math:`2/n`. Half of it halves
+the mean square of the signal in every layer, and that of the gradient too: after thirty layers
+about a billionth is left. With tanh, :math:`1/n` lets both shrink only slowly, about tenfold in
+thirty layers. There weights from :math:`N(0, 1)` make the gradient explode, but not the signal,
+which tanh bounds.
 
 :cite:t:`dlwizard_init` describes the growing variance and names the remedies. Here we predict the
 factor of a layer and measure it, forwards and backwards, with ten seeds.
@@ -102,9 +103,9 @@ show(slopes[["mean", "low", "high"]].round(3))
 # %%
 # The source calls its normal weights "small numbers", and draws them from :math:`N(0, 1)`. It takes
 # the inputs to have a mean of zero, so that their variance stands where we have their mean square.
-# Neither fits the 784 pixels of a digit, which lie between 0 and 1. The first layer's :math:`z` is
-# larger than a pixel by the first factor, and its variance is larger than the source's formula gives
-# by the second:
+# Neither fits the 784 pixels of a digit, which are from 0 to 1. The first layer's :math:`z` is
+# larger than a pixel by the first factor (both as root mean squares), and its variance is larger
+# than the source's formula gives by the second:
 
 pixels = images.square().mean().item(), images.var().item()
 first_layer = growth[growth["variance of"] == "z"]
@@ -213,11 +214,11 @@ figure.legend(*legend, loc="outside upper center", ncols=3)
 plt.show()
 
 # %%
-# With ReLU, only He's weights keep both level. With :math:`N(0, 1)` both explode. With Xavier's
-# weights and PyTorch's default both vanish, where the source speaks of exploding only. The default's
-# signal seems to level off, but what is left are its random biases, the same for every image: the
-# variance *between* images (dotted) keeps falling. The source leaves such biases out of its formula,
-# as constants, and keeps them in its networks.
+# With ReLU, of these four only He's weights keep both level. With :math:`N(0, 1)` both explode.
+# With Xavier's weights and PyTorch's default both vanish, where the source speaks of exploding ReLU
+# gradients only. The default's signal seems to level off, but what is left are its random biases,
+# the same for every image: the variance *between* images (dotted) keeps falling. The source leaves
+# such biases out of its formula, as constants, and keeps them in its networks.
 
 table = layers.pivot(index=[*keys, "seed"], columns="layer", values="value")
 default = table.loc[("relu", "torch_default")]
@@ -230,10 +231,11 @@ claim(
 )
 
 # %%
-# With tanh, the factor depends on the size of the signal :cite:p:`poole2016,schoenholz2017`. So none
-# of these is level: from layer 1 to 30 Xavier's signal shrinks about tenfold, and its gradient, on
-# the way back, as well. :math:`N(0, 1)` saturates tanh. That stops its signal from growing, but not
-# its gradient. These are the factors from one end to the other, in powers of ten:
+# With tanh, the factor depends on the size of the signal :cite:p:`poole2016,schoenholz2017`, and
+# none of these is level. From layer 1 to 30 the mean square of Xavier's signal shrinks about
+# tenfold, and that of its gradient, on the way back, as well. :math:`N(0, 1)` saturates tanh. That
+# soon stops its signal from growing, but not its gradient. These are the factors of the mean
+# squares from one end to the other, in powers of ten:
 
 rows = []
 for scheme, quantity in product(rules, ["signal", "gradient"]):
@@ -272,8 +274,8 @@ factor = np.exp(summarize(steps, by=by).set_index(by)[["mean", "low", "high"]])
 show(factor.round(3))
 
 # %%
-# The prediction is for infinitely wide layers. At width :math:`n` the logarithm of the factor is
-# lower by about :math:`5 / 2n` :cite:p:`hanin2018`, which is 1 % here.
+# The prediction is for infinitely wide layers. At width :math:`n` the logarithm of the signal's
+# factor is lower by about :math:`5 / 2n` :cite:p:`hanin2018`, which is 1 % here.
 
 # 1 % of finite width, and of ten seeds 0.9 % (a standard error), times four.
 ratio = factor["mean"] / factor.index.get_level_values("predicted")
@@ -309,12 +311,12 @@ findings = {
 
 # %%
 # Nor do He's weights keep units alive in training when the steps are too large:
-# :doc:`watch_activations_saturate_and_die`. What this page found of the source's claims is collected
-# in :doc:`/evidence`.
+# :doc:`watch_activations_saturate_and_die`. What this page found of the source's claims is
+# collected in :doc:`/evidence`.
 #
 # What this does not show
 # -----------------------
 # How well these networks learn: a level variance is where training can start, not what it reaches.
 # They have no normalization and no shortcuts between layers. And other activations let through
 # another share than ReLU's half. Where :math:`1/n`, :math:`2/n` and :math:`2/(n + m)` come from is
-# shown in "Derive LeCun, Xavier and He".
+# shown in :doc:`derive_lecun_xavier_and_he`.

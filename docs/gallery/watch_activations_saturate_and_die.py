@@ -4,8 +4,8 @@ Watch activations saturate and die
 
 **What can go wrong in an activation function?** Sigmoid and tanh saturate: where they are flat,
 hardly any gradient comes through. A ReLU unit that is off for every image gets a gradient of
-exactly zero: plain gradient descent never moves its weights again. And ReLU's outputs have no
-ceiling.
+exactly zero: in a first layer, plain gradient descent never moves its weights again. And ReLU's
+outputs have no ceiling.
 
 :cite:t:`dlwizard_init` lists these faults beside plots of the functions. Here each one happens in
 a network that reads MNIST digits, under ten seeds or more.
@@ -73,7 +73,7 @@ print(f"steepest slope: tanh {steepest['tanh']}, sigmoid {steepest['sigmoid']}")
 
 # %%
 # Near zero, sigmoid and tanh are straight lines. A layer whose weights are as small as
-# :math:`N(0, 0.001^2)` stays there: its slope is constant, and the layer is linear.
+# :math:`N(0, 0.001^2)` stays there: its slope is nearly constant, and the layer as good as linear.
 
 
 def pre_activations(std, seed):
@@ -171,10 +171,10 @@ claim(
 )
 
 # %%
-# "No signal, cannot learn", says the source. But its own network hides the loss: it draws the output
-# weights from :math:`N(0, 1)` as well, normal with a standard deviation of 1, and they hand back
-# more than saturation takes away. The first layer's gradient is then *larger* than with Xavier's
-# weights in both layers, by these factors. And the network learns, if less well:
+# No signal, so the units "cannot learn", says the source. But its own network hides the loss: it
+# draws the output weights from :math:`N(0, 1)` as well, normal with a standard deviation of 1, and
+# they hand back more than saturation takes away. The first layer's gradient is then *larger* than
+# with Xavier's weights in both layers, by these factors. And the network learns, if less well:
 # :doc:`compare_initializations_on_mnist`.
 
 whole = table[table["metric"] == "both layers N(0, 1)"].set_index("activation")
@@ -189,8 +189,9 @@ show(whole[["mean", "low", "high"]].round(2))
 # Large steps kill ReLU units
 # ---------------------------
 # A ReLU unit is *off* on an image if its pre-activation is not above zero. The same network, with
-# ReLU and He's weights, :math:`N(0, 2/784)` in the first layer, is trained by plain SGD for one epoch
-# on 4,000 digits, under twenty seeds. Then we count the hidden units that are off on all 4,000.
+# ReLU and He's weights, :math:`N(0, 2/784)` in the first layer, is trained by plain SGD for one
+# epoch on 4,000 digits in batches of 100, under twenty seeds. Then we count the hidden units that
+# are off on all 4,000.
 
 few = data.first(4000, 1000)
 
@@ -230,11 +231,12 @@ claim("Rate 1 turns more of He's ReLU units off than rate 0.1", more, above=0.2)
 # Leaky ReLU's units fall below zero as well. But below zero its slope is 0.01, not 0. To see what
 # that changes, we train the networks of learning rate 1 for five more epochs, at a gentle 0.1.
 # ReLU's units get a gradient of exactly zero and keep their weights to the last bit: they are dead.
-# Leaky ReLU's move, but so slowly that few if any come back.
+# Leaky ReLU's move. But to move is not yet to recover: the last column has the share that came
+# back.
 #
-# "Dead forever" needs plain SGD and a first layer. AdamW's weight decay also moves weights that have
-# no gradient (one epoch, last row). And in a deeper layer the inputs still change, which can wake a
-# unit.
+# Dead "forever" needs plain SGD and a first layer. AdamW's weight decay also moves weights that
+# have no gradient (one epoch at a rate of 0.001, last row). And in a deeper layer the inputs still
+# change, which can wake a unit.
 
 rows, tables = {}, []
 for name, optimizer, lr, epochs in (
@@ -261,7 +263,8 @@ claim("All off units move, but those of ReLU under SGD never", wrong, equal=0)
 show(fate.round(4))
 
 # %%
-# What do the dead units cost? After the five epochs of SGD, the accuracies compare so:
+# Does a network of leaky units, which still move, learn better? After the five epochs of SGD, the
+# test accuracies compare so:
 
 pair = compare(pd.concat(tables[:2]), by="activation").iloc[0]
 cost = pair[["difference", "low", "high"]] * 100
@@ -313,15 +316,17 @@ findings = {
 # sphinx_gallery_end_ignore
 
 # %%
-# Weights should give activations a mean of zero, says :cite:t:`mlmastery_logistic_init`. But that is
-# up to the function: an odd one such as tanh has a mean of zero on average, ReLU and sigmoid cannot
-# have one. What became of each source's claims is collected in :doc:`/evidence`.
+# Weights should give activations a mean of zero, says :cite:t:`mlmastery_logistic_init`. But that
+# is up to the function: an odd one such as tanh has a mean of zero on average over the weights;
+# ReLU and sigmoid, which are never negative, cannot have one. What became of each source's claims
+# is collected in :doc:`/evidence`.
 #
 # What this does not show
 # -----------------------
-# Saturation is no verdict on tanh: with Xavier's weights it hardly saturates. Nor is a dead unit
-# always missed: the networks above lost many and learned with the rest. Most of this was one layer;
-# :doc:`keep_the_variance_level` tells what depth makes of it. The intervals are over seeds and leave
-# out the sampling of the test set. And a seed does not pin a trained network across processors, as
-# rounding grows in training: :doc:`/replication`. Next, in :doc:`break_the_symmetry`, the weights
-# are not too large but too equal.
+# Saturation is no verdict on tanh: with Xavier's weights it hardly saturates. Nor need a dead unit
+# be missed: above, ReLU's networks lost many, and leaky ReLU's, whose units can move, are within a
+# point of them. All of this was one hidden layer; :doc:`keep_the_variance_level` tells what depth
+# makes of it. The intervals are over seeds and leave out the sampling of the test set. And a seed
+# does not pin a trained network across processors, as rounding grows in training:
+# :doc:`/replication`. Next, in :doc:`break_the_symmetry`, the weights are not too large but too
+# equal.

@@ -202,11 +202,11 @@ claim(
 # %%
 # Which starts work?
 # ------------------
-# The source blames the distance: good weights lie near the solution. But there is not one solution:
-# every positive weight with :math:`-b/w` between 0.2 and 0.3 gets all points right, the green wedge
-# of the map. The map has 1,886 starts. A few have their path drawn, with a dot for each epoch; the
-# orange ones stall. Suppose the solution is where the default ends, on average. The circle is as
-# far from it as the source's start.
+# The source blames the distance, besides the loss: good weights lie near the solution. But there is
+# not one solution: every positive weight :math:`w` and bias :math:`b` with :math:`-b/w` between 0.2
+# and 0.3 get all points right, the green wedge of the map. The map has 1,886 starts. A few have
+# their path drawn, with a dot for each epoch; the orange ones stall. Suppose the solution is where
+# the default ends, on average. The circle is as far from it as the source's start.
 
 ends = history.ensemble.parameters.values()  # the default's are the first 300
 solution = np.array([p[:300].mean().item() for p in ends])
@@ -274,15 +274,15 @@ findings = {
 # %%
 # Being near helps, yet most starts as far away as the source's learn, too. What is wrong with that
 # start is the sign of its weight, and a bias that saturates all of class 1. There is a rule that
-# need not know the solution: start near zero, where no point is saturated. PyTorch's default and
-# Xavier's weights do: with these biases they are at most 2 away from it. All claims of the source:
-# :doc:`/evidence`.
+# need not know the solution: start near zero, where hardly any point is saturated. PyTorch's
+# default and Xavier's weights do: with these biases they are at most 2 away from it. All claims of
+# the source: :doc:`/evidence`.
 #
 # What this does not show
 # -----------------------
-# "Never" means fifty epochs: the bad run goes on creeping, ever more slowly. Other learning rates,
-# momentum or Adam have maps of their own. How far the numbers move with other seeds and on other
-# processors: :doc:`/replication`.
+# "Never" means fifty epochs: class 1's gradient is tiny, but not zero, and what comes after is not
+# shown. The map is of plain SGD at a rate of 2. Other rates, momentum or Adam have maps of their
+# own. How far the numbers move with other seeds and on other processors: :doc:`/replication`.
 #
 # The loss is as much to blame as the start: :doc:`escape_bad_weights_with_cross_entropy` keeps the
 # weights and changes the loss.
