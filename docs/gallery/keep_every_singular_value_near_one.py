@@ -95,7 +95,7 @@ claim(text, largest, above=0.6, below=1.02)
 # %%
 # Lines are medians of ten networks, bands their ranges. Dots are theory for wide linear networks
 # :cite:p:`pennington2017`: with Gaussian weights no singular value is above the *edge*
-# :math:`\sqrt{(L+1)^{L+1}/L^L}`. With 200 units the mean of the largest is below it.
+# :math:`\sqrt{(L+1)^{L+1}/L^L}`. With 200 units the largest can miss it, mostly from below.
 #
 # Level on average, yet far from one
 # ----------------------------------
@@ -128,7 +128,8 @@ show(table.pivot(index=names[:2], columns="L", values=names[3:5]).round(2))
 #
 # Does it help to learn?
 # ----------------------
-# Sixty tanh layers of 64 units see 1,000 digits four times, by plain stochastic gradient descent.
+# Sixty tanh layers of 64 units see 1,000 digits four times, by plain stochastic gradient descent in
+# batches of 100.
 # The weights of a layer with :math:`n` inputs have variance :math:`1/n`; if they are Gaussian, that
 # is LeCun's rule. Each start gets the best of three learning rates, chosen on 1,000 more training
 # images. Lines are means of ten seeds on 1,000 test images, bands their 95 % intervals.

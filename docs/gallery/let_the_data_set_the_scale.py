@@ -4,8 +4,8 @@ Let the data set the scale
 
 **How large should the weights be where no formula fits my network?** Measure it: run some data
 through the network, and divide the weights of each layer by the standard deviation of its output.
-The outputs then have variance 1, whatever lies between the layers. Where a formula does fit, ten
-seeds leave undecided whether measuring adds anything.
+The outputs then have variance 1, whatever lies between the layers. In our network without a formula
+that pays. Where a formula does fit, we leave it undecided whether measuring adds anything.
 
 The method is *layer-sequential unit-variance initialization*, LSUV for short
 :cite:p:`mishkin2016`. We try it on networks of 20 layers.
@@ -251,12 +251,13 @@ claim(text, adam["LSUV"] - adam[["he_normal", orthogonal.name]].mean(), above=2)
 
 # %%
 # In the mixed network the measured scale pays. With SGD the network learns far less without it.
-# With Adam, whose steps do not shrink with the gradient, it brings a few points.
+# With Adam, whose steps do not shrink with the gradient, it brings a few points over the mean of
+# the two formulas.
 #
 # In the ReLU network LSUV and the orthogonal weights with He's :math:`\sqrt 2` differ in scale
-# alone. Whether the measured scale is worth anything there, ten seeds leave undecided: the sentences
-# above say how large a difference they allow. If LSUV is ahead of He's normal weights there,
-# credit the orthogonal weights, not the data.
+# alone. We leave it undecided whether the measured scale is worth anything there: ten seeds are too
+# few, and the sentences above say how large a difference they show or allow. If LSUV is ahead of
+# He's normal weights, that need not be the data's doing, for its weights are orthogonal, too.
 #
 # What this does not show
 # -----------------------

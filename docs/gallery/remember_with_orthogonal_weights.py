@@ -93,9 +93,9 @@ claim(text, kept, below=n / 3)
 show(medians.map("{:.2g}".format))
 
 # %%
-# Medians of eight seeds: the length that is left, the middle singular value, and how many directions
-# keep more than a tenth. By the length alone, Gaussian weights of variance :math:`1/n` look fine,
-# but they lose most directions. In the figure, lines are medians and bands ranges.
+# Medians of eight seeds: the length that is left, the middle singular value, and how many
+# directions keep more than a tenth. By the length alone, Gaussian weights of variance :math:`1/n`
+# look fine, but they lose most directions. In the figure, lines are medians and bands ranges.
 #
 # A square matrix is **orthogonal** if :math:`W^\top W = I`. It keeps every length, and so do its
 # powers: all singular values are 1. The eigenvalues of **independent weights** of mean 0 and
@@ -236,9 +236,9 @@ for name, weights in (("orthogonal_", tall), ("recurrent_", gate_by_gate)):
     print(f"{name}: singular values of a gate from {s.min():.3f} to {s.max():.3f}")
 
 # %%
-# An LSTM has gates so as to remember. Does it need orthogonal weights as well? It learns more slowly,
-# so that here it waits for ten steps only. The gate that keeps the memory, the second of the four,
-# gets a bias of 1, a common choice that keeps it open at first.
+# An LSTM has gates so as to remember. Does it need orthogonal weights as well? To keep the training
+# short it waits for ten steps only. The gate that keeps the memory, the second of the four, gets a
+# bias of 1, a common choice that keeps it open at first.
 
 
 class LSTM(nn.Module):
@@ -290,22 +290,13 @@ claim(text, gain, above=2)
 text = "LSTM: orthogonal gates are less than 5 points ahead of Gaussian ones."
 claim(text, gain["orthogonal"] - gain["Gaussian"], below=5)
 show(ig.summarize(gated)[["scheme", "mean", "low", "high"]].round(3))
-# sphinx_gallery_start_ignore
-findings = {}
-for name, runs, other in (
-    ("S3.61", final, "Gaussian"),
-    ("S3.62", gated, "PyTorch default"),
-):
-    both = runs[runs["scheme"].isin(["orthogonal", other])]
-    findings[name] = ig.compare(both, baseline=other).iloc[0]
-# sphinx_gallery_end_ignore
 
 # %%
 # With 240 steps of Adam at a rate of 0.0064, the only one shown, the LSTM with orthogonal gates
 # recalls more than with PyTorch's default. But so does the one with Gaussian gates of variance
-# :math:`1/n`: here the scale helps, and little if anything is left for orthogonality. So on this
-# task "better" holds for the RNN; for the LSTM it depends on what it is compared with. What became
-# of the tutorials' other claims: :doc:`/evidence`.
+# :math:`1/n`: here the scale helps, and less than five points are left for orthogonality. So on
+# this task "better" holds for the RNN; for the LSTM it depends on what it is compared with. What
+# became of the tutorials' other claims: :doc:`/evidence`.
 #
 # What this does not show
 # -----------------------
@@ -317,3 +308,13 @@ for name, runs, other in (
 # run across processors, since rounding grows in training: :doc:`/replication`.
 #
 # What to use for which layer is listed in :doc:`/how-to-choose`.
+
+# sphinx_gallery_start_ignore
+findings = {}
+for name, runs, other in (
+    ("S3.61", final, "Gaussian"),
+    ("S3.62", gated, "PyTorch default"),
+):
+    both = runs[runs["scheme"].isin(["orthogonal", other])]
+    findings[name] = ig.compare(both, baseline=other).iloc[0]
+# sphinx_gallery_end_ignore

@@ -193,8 +193,9 @@ plt.show()
 
 # %%
 # With this training, up to two scales every square has learned: it is right more than twice as
-# often as guessing the most frequent digit. Beyond six scales none has. In between it depends. Of
-# the networks with 30 layers, those near the edge have learned most.
+# often as guessing the most frequent digit. Beyond six scales none has. In between it depends. With
+# 30 layers, networks near the edge, at :math:`\sigma_w^2 = 2`, have learned more than those far
+# from it.
 
 guess = data.test_targets.bincount().max().item() / len(data.test_targets)
 xi_c = mf.fixed_point("tanh", squares["sigma_w2"] ** 0.5, sigma_b).xi_c
