@@ -105,7 +105,7 @@ def claim(
     Raises
     ------
     ValueError
-        If there is no value, or no bound to hold it against.
+        If there is no value, no bound to hold it against, or a bound for a bool.
 
     Examples
     --------
@@ -114,17 +114,19 @@ def claim(
     True
     """
     line = sys._getframe(1).f_lineno
-    if isinstance(value, bool | np.bool_):
-        made = Outcome(text, bool(value), line=line)
+    values = np.asarray(value.detach().cpu().tolist() if hasattr(value, "detach") else value)
+    bounds = {"above": above, "below": below, "equal": equal}
+    if values.dtype == bool and not values.ndim and set(bounds.values()) == {None}:
+        made = Outcome(text, bool(values), line=line)
     else:
-        values = np.asarray(value, dtype=float).ravel()
-        if not values.size or (above is None and below is None and equal is None):
+        if not values.size or values.dtype == bool or set(bounds.values()) == {None}:
             raise ValueError(
-                f"claim {text!r} has {values.size} values and bounds above={above}, "
-                f"below={below}, equal={equal}: expected at least one value and one bound."
+                f"claim {text!r} has value {value!r} and bounds {bounds}: expected one bool "
+                "without bounds, or at least one number and one bound."
             )
-        each = [Outcome(text, float(v), above, below, equal, line) for v in values]
-        made = min(each, key=_slack)
+        limits = {name: None if bound is None else float(bound) for name, bound in bounds.items()}
+        each = [Outcome(text, float(v), **limits, line=line) for v in values.ravel()]
+        made = min(each, key=lambda one: (one.held, _slack(one)))
     for listener in _listeners:
         listener(made)
     if not _listeners:

@@ -1,8 +1,10 @@
 """A claim holds its value against its bounds, and tells whoever listens."""
 
+import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -37,11 +39,18 @@ def heard():
         (True, {}, True),
         (np.bool_(False), {}, False),
         (torch.tensor(0.6), {"above": 0.5}, True),
+        (torch.tensor(0.6, requires_grad=True), {"above": np.float32(0.5)}, True),
+        (torch.tensor(0.6, dtype=torch.bfloat16), {"above": torch.tensor(0.7)}, False),
+        (torch.tensor(True), {}, True),
+        ([5.0, math.inf], {"below": math.inf}, False),
+        ([math.inf, 0.0], {"equal": math.inf}, False),
     ],
 )
 def test_a_claim_holds_within_its_bounds(heard, value, bounds, held):
-    assert claim("it is so", value, **bounds).held is held
-    assert heard[0].held is held
+    made = claim("it is so", value, **bounds)
+    assert made.held is held
+    assert heard == [made]
+    assert json.loads(json.dumps(asdict(made)))["text"] == "it is so"
 
 
 @pytest.mark.parametrize("wrap", [list, np.array, torch.tensor, pd.Series])
@@ -57,9 +66,12 @@ def test_a_claim_knows_its_line(heard):
     assert line == sys._getframe().f_lineno - 1
 
 
-@pytest.mark.parametrize(("value", "bounds"), [(1.0, {}), ([], {"above": 0}), ("one", {})])
+@pytest.mark.parametrize(
+    ("value", "bounds"),
+    [(1.0, {}), ([], {"above": 0}), (True, {"above": 0}), ([True, False], {})],
+)
 def test_nothing_to_decide_is_an_error(value, bounds):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="expected one bool"):
         claim("it is so", value, **bounds)
 
 

@@ -95,6 +95,9 @@ def test_a_finding_that_is_missing_fails_the_build(build):
         ({"reported": 3}, 3.0, False),
         ({"reported": 3, "below": 2}, {"difference": 2.5, "low": 2, "high": 4}, False),
         ({"above": 0}, float("nan"), False),
+        (CLAIM, {"value": 0.01, "low": -0.04, "high": 0.04}, True),
+        (CLAIM, {"value": 0.01, "low": -0.06, "high": 0.04}, False),
+        (CLAIM, 0.01, False),
     ],
 )
 def test_the_number_decides(monkeypatch, rule, finding, supported):

@@ -1,14 +1,13 @@
 """A replication runs a page as it is, under seeds that are not its own."""
 
 import csv
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 DOCS = Path(__file__).parents[1] / "docs"
-REPLICATE = DOCS / "replication" / "replicate.py"
 PAGE = """
 import numpy as np
 import torch
@@ -48,7 +47,9 @@ def page(tmp_path):
 
 
 def job(replicate, page, seeds, capability=None, threads=1):
-    return replicate.Job(page, seeds, "sample", capability or replicate.paths()[0][0], threads)
+    return replicate.Job(
+        page, seeds, "sample", capability or replicate.float_paths()[0][0], threads
+    )
 
 
 def values(rows):
@@ -80,6 +81,8 @@ def test_a_failed_claim_or_page_does_not_stop_the_others(replicate, page, tmp_pa
     with table.open() as file:
         rows = list(csv.DictReader(file))
     held = {(row["page"], row["claim"], row["seeds"]): row["held"] for row in rows}
+    assert "ZeroDivisionError" in next(r["expected"] for r in rows if r["page"] == "broken")
+    assert len(replicate.summary(rows).splitlines()) == 5  # a stopped page has no value
     assert held["page", "no", "1"] == held["page", "no", "2"] == "False"
     assert held["page", "yes", "1"] == "True"
     assert held["broken", "the page runs to its end", "1"] == "False"
@@ -108,19 +111,64 @@ def test_the_path_is_the_one_that_was_asked_for(replicate, page):
         "path = torch.backends.cpu.get_cpu_capability()\n"
         "claim(f'{path}, {torch.get_num_threads()}', True)\n"
     )
-    for capability, threads in dict.fromkeys(replicate.paths()):
+    for capability, threads in dict.fromkeys(replicate.float_paths()):
         rows = replicate.run(job(replicate, page, 0, capability, threads))
         assert rows[1]["claim"] == f"{capability}, {threads}"
-        assert rows[1]["path"].startswith(f"{capability}, {threads} thread")
+        assert rows[1]["float_path"].startswith(f"{capability}, {threads} thread")
 
 
-def test_the_command_fails_where_a_claim_does(tmp_path):
-    command = [sys.executable, REPLICATE, "--page", "nowhere", "--table", tmp_path / "t.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "derive_lecun_xavier_and_he" in done.stderr
+def test_a_page_that_is_killed_is_a_row_and_runs_again(replicate, page, tmp_path):
+    page.write_text("import os\nos._exit(9)\n")
+    table = tmp_path / "table.csv"
+    (rows,) = replicate.replicate([job(replicate, page, 1)], table, 1)
+    assert [(row["held"], row["expected"][:8]) for row in rows] == [(False, "status 9")]
+    assert len(list(replicate.replicate([job(replicate, page, 1)], table, 1))) == 1
+    assert len(replicate.read(table)) == 1
+
+
+def test_a_page_that_changed_while_it_ran_leaves_no_row(replicate, page):
+    page.write_text(f"import pathlib\npathlib.Path({str(page)!r}).write_text('1 / 0')\n")
+    assert replicate.run(job(replicate, page, 1)) == []
+
+
+def test_two_do_not_write_one_table(replicate, page, tmp_path):
+    table = tmp_path / "table.csv"
+    jobs = [job(replicate, page, seeds) for seeds in (1, 2)]
+    first = replicate.replicate(jobs, table, 1)
+    next(first)
+    with pytest.raises(Timeout):
+        next(replicate.replicate(jobs, table, 1))
+    first.close()
+    assert len(list(replicate.replicate(jobs, table, 1))) == 1
+
+
+def test_the_command_fails_where_a_claim_does(replicate, page, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(replicate, "pages", lambda: {"page": page})
+    arguments = ["replicate", "--times", "2", "--table", str(tmp_path / "table.csv")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    page.write_text("from initguide import claim\nclaim('yes', 3, above=2)\n")
+    assert replicate.main() == 0
+    assert "4 of 4 held, in 2 runs of pages, 0 of which" in capsys.readouterr().out
+    page.write_text("from initguide import claim\nclaim('no', 1, above=2)\n1 / 0\n")
+    assert replicate.main() == 1
+    told = capsys.readouterr().out
+    assert "0 of 4 held" in told
+    assert "page, line 2, seeds +1000, sample" in told
+    assert "did not hold: no (expected above 2, found 1.0)" in told
+    assert "ZeroDivisionError" in told
+
+
+def test_a_hash_is_of_the_code_not_of_the_words(replicate, tmp_path):
+    def code(text):
+        (tmp_path / "page.py").write_text(text)
+        return replicate.code(tmp_path / "page.py")
+
+    assert code('"""One."""\nx = f(1)  # why\n') == code('"""Two."""\n\n# %%\nx = f( 1 )\n')
+    assert len({code(f"x = {value}\n") for value in ("1", "1.0", "'1'", "-1", "[1]", "f(1)")}) == 6
 
 
 def test_the_table_holds_what_the_site_shows(replicate):
     rows = replicate.read(replicate.TABLE)
     assert rows and set(rows[0]) == set(replicate.COLUMNS)
     assert {row["page"] for row in rows} == set(replicate.pages())
+    assert all(row["held"] == "True" for row in rows)

@@ -2,8 +2,8 @@
 
 A tutorial ends in a dictionary ``findings``: for each claim of ``claims.yml`` that it decides, a
 number, with its interval where it has one. ``claims.yml`` says which verdict the number supports,
-and within which bounds. A finding that is missing fails the build at once. One that is out of its
-bounds is shown as such, and the build ends with a list of these: `page_claims`.
+and within which bounds. A finding that is missing is a warning. One that is out of its bounds is
+shown as such, and the build ends with a list of these: `page_claims`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _number(found: Mapping[str, Any], unit: str | None) -> str:
     if low is None or high is None:
         return f"{value:.4g}" + (f" {unit}" if unit else "")
     width = (high - low) / 2
-    digits = 1 - math.floor(math.log10(width)) if width > 0 else 2
+    digits = 1 - math.floor(math.log10(width)) if 0 < width < math.inf else 2
     value, low, high = (f"{n:.{max(digits, 0)}f}".replace("-", "−") for n in scaled)
     return f"{value}{f' {unit}' if unit else ''} [{low}, {high}]"
 

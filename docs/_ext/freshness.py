@@ -34,7 +34,8 @@ def forget_stale_scripts(app: Sphinx) -> None:
         if not done.is_file() or not stamp.is_file() or stamp.read_text() != now:
             logger.info("[freshness] %s is to be executed", script.name)
             # A failed run leaves a picture that says so, which would be shown for ever.
-            for leftover in (done, *target.glob(f"images/**/sphx_glr_{script.stem}_*")):
+            pictures = target.glob(f"images/**/sphx_glr_{script.stem}_*")
+            for leftover in (done, target / f"{script.stem}.findings.json", *pictures):
                 leftover.unlink(missing_ok=True)
             stamp.write_text(now)
 

@@ -101,7 +101,7 @@ def list_failed(app: Sphinx, error: Exception | None) -> None:
         return
     for page, message in failed:
         logger.warning("%s", message, location=page, type="claim")
-    logger.info("%d claims did not hold in this build; each is marked on its page.", len(failed))
+    logger.info("Claims that did not hold in this build: %d, each marked on its page.", len(failed))
     app.statuscode = 1
 
 
@@ -109,5 +109,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive; conf.py names `scraper` and `reset`."""
     app.add_directive("claim", ClaimDirective)
     app.connect("env-purge-doc", forget)
-    app.connect("build-finished", list_failed)
+    app.connect("build-finished", list_failed, priority=100)  # before a script's error is raised
     return {"parallel_read_safe": False, "parallel_write_safe": True}

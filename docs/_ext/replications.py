@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "replication"))
-from replicate import DOCS, TABLE, code, pages, read, uses_data
+from replicate import DOCS, TABLE, code, key_of, pages, read, uses_data
 from run_page import FINISHED
 from verdicts import in_words, rules
 
@@ -38,6 +41,11 @@ def rows() -> dict[tuple[str, str], Rows]:
 
 
 @cache
+def _rules(changed: int) -> dict[str, dict[str, Any]]:
+    return rules(DOCS / "claims.yml")
+
+
+@cache
 def _code(page: str) -> str | None:
     return code(pages()[page]) if page in pages() else None
 
@@ -48,7 +56,7 @@ def count(page: str, claim: str) -> str:
     if not found:
         return "Not replicated yet"
     held = sum(row["held"] == "True" for row in found)
-    rule = rules(DOCS / "claims.yml").get(claim)
+    rule = _rules((DOCS / "claims.yml").stat().st_mtime_ns).get(claim)
     of_now = all(row["code"] == _code(page) for row in found)
     of_now = of_now and (rule is None or found[-1]["expected"] == in_words(rule))
     words = f"{held} of {len(found)} replication{'s' * (len(found) > 1)}"
@@ -59,6 +67,7 @@ def spread(page: str, claim: str, scale: float = 1) -> nodes.raw | nodes.Text:
     """Draw a claim's value in each replication as a dot, and its bounds as lines."""
     found = rows().get((page, claim), [])
     values = [scale * float(row["value"]) for row in found if row["value"]]
+    values = [value for value in values if math.isfinite(value)]
     if len(set(values)) < 2:
         return nodes.Text("")
     bounds = [scale * bound for bound in _bounds(found[-1])]
@@ -89,8 +98,12 @@ class Replications(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the tables."""
         self.env.note_dependency(str(TABLE))
+        self.env.note_dependency(str(DOCS / "claims.yml"))
+        run = {page for page, _ in rows()}
         order = [name.removesuffix(".py") for name in self.config.tutorials]
-        known = sorted({page for page, _ in rows()}, key=[*order, *pages()].index)
+        known = [page for page in dict.fromkeys([*order, *pages()]) if page in run & set(pages())]
+        for page in known:
+            self.env.note_dependency(str(pages()[page]))
         if self.arguments[0] == "claims":
             return [node for page in known for node in self.claims(page)]
         return [self.pages(known), self.machines()]
@@ -107,8 +120,7 @@ class Replications(SphinxDirective):
         body = []
         for page in known:
             claims = {claim: found for (name, claim), found in rows().items() if name == page}
-            runs = [{(r["seeds"], r["data"], r["path"]) for r in f} for f in claims.values()]
-            each = [run[1] for run in set.union(*runs)]
+            each = [data for _, _, data, *_ in {key_of(r) for f in claims.values() for r in f}]
             failed = sum(any(r["held"] != "True" for r in found) for found in claims.values())
             complete = each.count("complete") if uses_data(pages()[page]) else "uses none"
             numbers = (len(claims) - 1, each.count("sample"), complete, failed)
@@ -117,19 +129,16 @@ class Replications(SphinxDirective):
 
     def machines(self) -> nodes.table:
         """Return a table of where the pages were run."""
-        columns = ("processor", "path", "torch", "date")
+        columns = ("processor", "float_path", "torch", "numpy", "python", "date")
         runs = {
-            (*(row[name] for name in columns), row["page"], row["seeds"], row["data"])
+            (tuple(row[name] for name in columns), key_of(row))
             for found in rows().values()
             for row in found
         }
-        kinds = sorted({run[:4] for run in runs})
-        body = [
-            [*map(nodes.Text, kind), nodes.Text(str(sum(run[:4] == kind for run in runs)))]
-            for kind in kinds
-        ]
-        head = ("Processor", "Instructions, threads", "PyTorch", "Date", "Runs of a page")
-        return table(head, (3, 3, 1, 2, 2), body, "replications")
+        kinds = Counter(kind for kind, _ in runs)
+        body = [[*map(nodes.Text, kind), nodes.Text(str(kinds[kind]))] for kind in sorted(kinds)]
+        head = ("Processor", "Instructions, threads", "PyTorch", "NumPy", "Python", "Date", "Runs")
+        return table(head, (3, 3, 1, 1, 1, 2, 1), body, "replications")
 
     def claims(self, page: str) -> list[nodes.Node]:
         """Return a heading and a table of one page's claims."""

@@ -1,7 +1,8 @@
 """What other extensions write is mended here: roles, notes and downloads that do not help.
 
 - sphinx-gallery: the zip beside each script holds what the two other downloads hold, and its
-  bytes differ from build to build; the note above the title only points to the page's end.
+  bytes differ from build to build; the note above the title only points to the page's end; a
+  cell of which nothing is to be shown leaves an empty box.
 - pandas: the corner of a table's header is a header of nothing; the ids of a styled table are
   drawn at random.
 - sphinxcontrib-bibtex: ``doc-biblioentry`` is deprecated in ARIA, and a list has list items.
@@ -29,7 +30,9 @@ class RemoveClutter(SphinxTransform):
     def apply(self, **kwargs: Any) -> None:
         """Remove it."""
         for node in list(self.document.findall(nodes.Element)):
-            if node.parent is not None and CLUTTER & set(node.get("classes", ())):
+            empty = isinstance(node, nodes.literal_block) and not node.astext().strip()
+            clutter = CLUTTER & set(node.get("classes", ()))
+            if node.parent is not None and (empty or clutter):
                 node.parent.remove(node)
 
 

@@ -33,13 +33,16 @@ def numbers(finding: Any) -> tuple[float, float | None, float | None]:
 def judge(finding: Any, rule: Mapping[str, Any]) -> bool | None:
     """Return whether the finding supports the verdict; None where these data cannot tell.
 
-    Its value has to lie between ``above`` and ``below``, and its interval has to hold what the
-    source ``reported``. Claims on one ``complete`` data set are not judged on its sample.
+    Its value has to lie between ``above`` and ``below``, for "no difference" its whole interval,
+    and its interval has to hold what the source ``reported``. Claims on one ``complete`` data set
+    are not judged on its sample.
     """
     if "complete" in rule and provenance(rule["complete"]).is_sample:
         return None
     value, low, high = numbers(finding)
     inside = rule.get("above", -math.inf) < value < rule.get("below", math.inf)
+    if rule.get("verdict") == "no difference":
+        inside = inside and None not in (low, high) and rule["above"] < low < high < rule["below"]
     if "equal" in rule:
         inside = value == rule["equal"]
     if "reported" in rule:
