@@ -143,8 +143,8 @@ named = ["torch_default", "lecun_normal", "xavier_normal", "he_normal"]
 grid = pd.concat(reach([*named, own_gain(name)], activation=name) for name in names)
 
 # %%
-# Only its own gain makes sigmoid learn
-# -------------------------------------
+# By SGD, only its own gain makes sigmoid learn
+# ---------------------------------------------
 # Five layers of each activation, plain SGD at a rate of 0.1. A tick is one seed, the bar the 95 %
 # interval of their mean. Guessing is right in 10 %.
 
@@ -164,6 +164,16 @@ claim(
     "The own gain reaches over 20 % with each of the five activations.",
     [mean(grid, activation=name)["own gain"] for name in names],
     above=0.2,
+)
+
+claim(
+    "He's weights reach over 70 % with five layers of tanh, ReLU, leaky ReLU, GELU.",
+    [
+        mean(grid, activation=name)["he_normal"]
+        for name in names
+        if name != "sigmoid"
+    ],
+    above=0.7,
 )
 
 # %%
@@ -186,6 +196,11 @@ uniform = pd.concat(reach(["uniform_0_1"], depth=depth) for depth in (1, 5))
 uniform = summarize(
     uniform[uniform["split"] == "test"], by=["scheme", "depth"]
 ).set_index("depth")
+claim(
+    "Uniform weights from 0 to 1: one ReLU layer gets over 30 points further than five.",
+    uniform["mean"][1] - uniform["mean"][5],
+    above=0.3,
+)
 show((100 * uniform[["mean", "low", "high"]]).rename_axis("hidden layers").round(1))
 
 # %%
@@ -222,8 +237,8 @@ claim(
 show((100 * table).rename(columns=lambda name: look(name).label).round(1))
 
 # %%
-# The deeper, the more it matters
-# -------------------------------
+# Up to ten layers, the deeper the more
+# -------------------------------------
 # This is ReLU again, with a learning rate small enough for thirty layers. A layer with He's weights
 # keeps the mean square of the signal, one of variance :math:`1/n` halves it (that is Xavier's where
 # inputs and outputs are equally many). After one layer that is little, after ten a factor of a
@@ -242,7 +257,7 @@ plt.axhline(0.1, color="#8c8c8c", linestyle="--", linewidth=1, label="guessing")
 plt.xscale("log")
 plt.xticks(depths, map(str, depths))
 plt.minorticks_off()
-plt.title("With one layer all learn, with thirty only He")
+plt.title("ReLU networks, from one layer to thirty")
 plt.xlabel("hidden layers")
 plt.ylabel("test accuracy")
 plt.ylim(0, 1)

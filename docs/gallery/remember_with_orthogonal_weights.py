@@ -287,16 +287,15 @@ share = 100 * gated.groupby("scheme")["value"].mean()
 gain = share[["orthogonal", "Gaussian"]] - share["PyTorch default"]
 text = "LSTM: orthogonal and Gaussian gates beat the default by over 2 points."
 claim(text, gain, above=2)
-text = "LSTM: orthogonal gates are less than 5 points ahead of Gaussian ones."
-claim(text, gain["orthogonal"] - gain["Gaussian"], below=5)
 show(ig.summarize(gated)[["scheme", "mean", "low", "high"]].round(3))
 
 # %%
-# With 240 steps of Adam at a rate of 0.0064, the only one shown, the LSTM with orthogonal gates
-# recalls more than with PyTorch's default. But so does the one with Gaussian gates of variance
-# :math:`1/n`: here the scale helps, and less than five points are left for orthogonality. So on
-# this task "better" holds for the RNN; for the LSTM it depends on what it is compared with. What
-# became of the tutorials' other claims: :doc:`/evidence`.
+# With 240 steps of Adam at a rate of 0.0064 the LSTM with orthogonal gates recalls more than with
+# PyTorch's default. But so does the one with Gaussian gates of variance :math:`1/n`. So here the
+# scale helps; whether orthogonality adds to it, twelve seeds leave undecided. At larger rates that
+# we tried Gaussian gates did at least as well. So on this task "better" holds for the RNN; for the
+# LSTM it depends on what it is compared with. What became of the tutorials' other claims:
+# :doc:`/evidence`.
 #
 # What this does not show
 # -----------------------
