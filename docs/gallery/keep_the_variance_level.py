@@ -271,7 +271,7 @@ for scheme, (n_var_w, _) in rules.items():
 by = ["scheme", "quantity", "predicted"]
 steps = pd.DataFrame(rows, columns=[*by, "seed", "value"])
 factor = np.exp(summarize(steps, by=by).set_index(by)[["mean", "low", "high"]])
-show(factor.round(3))
+show(factor.reset_index("predicted").round(3))
 
 # %%
 # The prediction is for infinitely wide layers. At width :math:`n` the logarithm of the signal's
@@ -298,7 +298,8 @@ for scheme in ("xavier_normal", "he_normal"):
     print(f"{SCHEMES[scheme].label}: {share:.1%} of the last layer's units are off")
 
 # sphinx_gallery_start_ignore
-explodes = factor.loc[(SCHEMES["standard_normal"].label, "gradient")].iloc[0]
+by_name = factor.sort_index()
+explodes = by_name.loc[(SCHEMES["standard_normal"].label, "gradient")].iloc[0]
 findings = {
     "S3.12": slopes.loc["z behind ReLU"],
     "S3.13": slopes.loc["the weights"],
