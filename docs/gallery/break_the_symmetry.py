@@ -255,8 +255,16 @@ for seed in range(3):
         values[0].item() / 2
     )  # two units move: a step of length sqrt(2)
 
-claim("Moving together, the units are at an optimum: no slope", slopes, below=1e-3)
-claim("Moving apart, there is a negative curvature", curvatures, below=-0.1)
+claim(
+    "Fifty tanh units moving together are at an optimum: no slope",
+    slopes,
+    below=1e-3,
+)
+claim(
+    "Two of fifty equal tanh units moving apart: negative curvature",
+    curvatures,
+    below=-0.1,
+)
 
 distances = torch.linspace(-1, 1, 41).double()
 moves = distances[:, None] * directions[:, 0]
