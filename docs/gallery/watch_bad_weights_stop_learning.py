@@ -194,7 +194,7 @@ for name, right, fresh in zip(schemes, seen, unseen.reshape(3, 300), strict=True
     print(f"{fresh.mean():.1%} of a thousand others")
 
 claim(
-    "By default, Xavier or He, over 99 % of 300 starts learn all points.",
+    "From PyTorch's, Xavier's or He's weights, over 99 % of 300 starts learn all points.",
     (seen == 1).mean(axis=1),
     above=0.99,
 )
