@@ -37,7 +37,7 @@ kernelspec:
 :tags: [remove-input]
 from initguide import claim
 
-claim("home is small", 1, below=2);
+claim("home is small", {small}, below=2);
 ```
 
 After the claim.
@@ -69,12 +69,12 @@ show("the end")
 @pytest.fixture
 def build(tmp_path):
     (tmp_path / "conf.py").write_text(CONF)
-    (tmp_path / "index.md").write_text(INDEX)
     (tmp_path / "replication.md").write_text("# Replication\n")
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "GALLERY_HEADER.rst").write_text("Tutorials\n=========\n")
 
-    def build(bound):
+    def build(bound, small=1):
+        (tmp_path / "index.md").write_text(INDEX.replace("{small}", str(small)))
         (tmp_path / "gallery" / "measure.py").write_text(SCRIPT.format(bound=bound))
         out = tmp_path / "_build" / "html"
         command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", tmp_path, out]
@@ -108,3 +108,14 @@ def test_claims_stand_on_their_pages_and_failed_ones_end_the_build_red(build):
     done, script, _ = build(1)
     assert done.returncode == 0, done.stderr
     assert "Did not hold" not in script
+
+
+def test_a_failed_claim_of_a_myst_page_is_marked_and_listed(build):
+    for _ in range(2):
+        done, script, home = build(1, small=3)
+        assert done.returncode != 0
+        assert "Did not hold: home is small (expected below 2, found 3)" in done.stderr
+        assert "Did not hold in this build" in home and "After the claim." in home
+        assert script.count('class="claim held"') == 2
+    done, _, home = build(1)
+    assert done.returncode == 0 and "Did not hold" not in home, done.stderr
