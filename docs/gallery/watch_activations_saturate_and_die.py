@@ -346,8 +346,8 @@ findings = {
 # -----------------------
 # Saturation is no verdict on tanh: with Xavier's weights it hardly saturates. Nor need a dead unit
 # be missed: above, ReLU's networks lost many, and leaky ReLU's, whose units can move, are within
-# 1.5 points of them. All of this was one hidden layer; :doc:`keep_the_variance_level` tells what depth
-# makes of it. The intervals are over seeds and leave out the sampling of the test set. And a seed
-# does not pin a trained network across processors, as rounding grows in training:
+# 1.5 points of them. All of this was one hidden layer; :doc:`keep_the_variance_level` tells what
+# depth makes of it. The intervals are over seeds and leave out the sampling of the test set. And a
+# seed does not pin a trained network across processors, as rounding grows in training:
 # :doc:`/replication`. Next, in :doc:`break_the_symmetry`, the weights are not too large but too
 # equal.
