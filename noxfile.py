@@ -62,8 +62,8 @@ def docs(session: nox.Session) -> None:
 
 @in_dev()
 def tests(session: nox.Session) -> None:
-    """Run the tests, all of them side by side; ``-- -m slow`` runs the slow ones."""
-    python(session, "-m", "pytest", *(session.posargs or ["-n", "auto"]))
+    """Run the tests; ``-- -m slow`` runs the slow ones."""
+    python(session, "-m", "pytest", *session.posargs)
 
 
 @nox.session

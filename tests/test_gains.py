@@ -423,7 +423,11 @@ def test_it_does_not_matter_where_it_is_called(context, kind):
         assert gain(lambda x: torch.where(x > 0, x, torch.zeros(())), kind) > 1
 
 
-@pytest.mark.parametrize("activation", [*ACTIVATIONS, torch.abs, odd, odder], ids=str)
+def name(activation):
+    return getattr(activation, "__name__", activation)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, torch.abs, odd, odder], ids=name)
 @pytest.mark.parametrize("kind", ["forward", "activation", "backward"])
 def test_it_costs_little(activation, kind):
     # Milliseconds; counted, since a busy machine is slow: 1e6 numbers take some 10 ms.
