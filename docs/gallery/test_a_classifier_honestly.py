@@ -279,7 +279,7 @@ for name, color in ("He", "#56B4E9"), ("the source's points", "#D55E00"):
     ax.fill_between(
         at, band["low"], band["high"], color=color, alpha=0.3, label=label
     )
-ax.plot(at, reported, "ko", label="reported")
+ax.plot(at, reported, "o", color="#009E73", label="reported")
 ax.set(xlabel="epoch", ylabel="training loss", title="One more run")
 ax.legend()
 plt.show()
