@@ -105,7 +105,7 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 
-# Inventories of the few names we link to, written by _inv/make_inventories.py: no network.
+# Inventories of the few names we link to, written by tools/make_inventories.py: no network.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "_inv/python.inv"),
     "torch": ("https://docs.pytorch.org/docs/stable/", "_inv/torch.inv"),

@@ -1,10 +1,11 @@
 """How should I initialize the weights of my PyTorch network, and did it work?
 
 Pick a scheme, initialize a model, train it under many seeds at once and compare:
-`initialize_`, `Ensemble`, `train`, `summarize`, `compare`. Figures are in
-`initguide.plotting`, which is not imported until you ask for it.
+`initialize_`, `Ensemble`, `train`, `summarize`, `compare`. Figures are in `initguide.plotting`
+and predictions in `initguide.theory`; neither is imported before it is asked for.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 
 from initguide import datasets
@@ -16,7 +17,6 @@ from initguide.gains import gain
 from initguide.history import History
 from initguide.initializers import (
     constant_,
-    fans,
     glorot_normal_,
     glorot_uniform_,
     he_normal_,
@@ -25,10 +25,13 @@ from initguide.initializers import (
     kaiming_uniform_,
     lecun_normal_,
     lecun_uniform_,
+    normal_,
+    uniform_,
     variance_scaling_,
     xavier_normal_,
     xavier_uniform_,
 )
+from initguide.layers import fans
 from initguide.lsuv import LSUVLayer, LSUVReport, lsuv_
 from initguide.models import logistic_regression, mlp
 from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
@@ -74,13 +77,29 @@ __all__ = [
     "logistic_regression",
     "lsuv_",
     "mlp",
+    "normal_",
     "orthogonal_",
+    "plotting",
     "probe",
     "recurrent_",
     "show",
     "summarize",
+    "theory",
     "train",
+    "uniform_",
     "variance_scaling_",
     "xavier_normal_",
     "xavier_uniform_",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a part that takes its time when it is first asked for."""
+    if name in ("plotting", "theory"):
+        return import_module(f"initguide.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names only."""
+    return [*__all__, "__version__"]

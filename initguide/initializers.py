@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from initguide import gains
-from initguide._modules import CONVOLUTIONS, TRANSPOSED
+from initguide.layers import Fans, fans
 
 __all__ = [
-    "Fans",
     "constant_",
-    "fans",
     "glorot_normal_",
     "glorot_uniform_",
     "he_normal_",
@@ -35,7 +33,6 @@ __all__ = [
     "torch_default_bias_",
     "uniform_",
     "variance_scaling_",
-    "weight_views",
     "xavier_normal_",
     "xavier_uniform_",
 ]
@@ -47,118 +44,6 @@ _T = TypeVar("_T")
 
 # Standard deviation of N(0, 1) cut to (-2, 2): sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
 _TRUNCATED_STD = 0.87962566103423978
-
-
-class Fans(NamedTuple):
-    """How many inputs one output sums, and how many outputs one input feeds.
-
-    Attributes
-    ----------
-    fan_in, fan_out : int
-    """
-
-    fan_in: int
-    fan_out: int
-
-
-def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False) -> Fans:
-    r"""Count the connections of a layer in both directions.
-
-    A linear layer has :math:`\text{fan}_\text{in} = n_\text{in}` and
-    :math:`\text{fan}_\text{out} = n_\text{out}`. A convolution with :math:`g` groups and
-    :math:`k` kernel elements has :math:`k\, c_\text{in} / g` and
-    :math:`k\, c_\text{out} / g`.
-
-    Parameters
-    ----------
-    layer : Tensor or nn.Module
-        A weight of shape ``(out, in / groups, *kernel)``, or ``(in, out / groups,
-        *kernel)`` if ``transposed``; or a Linear, Conv or ConvTranspose layer, which knows
-        its own groups and direction.
-    groups : int
-        Groups of the convolution; read from the layer if one is given.
-    transposed : bool
-        Whether the weight is a transposed convolution's; read from the layer if one is given.
-
-    Returns
-    -------
-    Fans
-
-    Raises
-    ------
-    ValueError
-        If the weight has fewer than two dimensions or no element, or if ``groups`` does not
-        divide its first dimension.
-    TypeError
-        If the layer is of another kind.
-
-    Notes
-    -----
-    A tensor does not say how many groups it serves nor in which direction, so torch's own
-    count is ``groups`` times too large for the fan-out of a grouped convolution and swaps
-    both fans of a transposed one. Strides are not counted, by the convention of
-    [he2015]_ and of every framework: a transposed convolution of stride :math:`s` in
-    :math:`d` dimensions sums :math:`s^d` times fewer inputs than its fan-in says.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> fans(nn.Linear(784, 100))
-    Fans(fan_in=784, fan_out=100)
-    >>> fans(nn.Conv2d(32, 32, 3, groups=32))  # depthwise: one channel in, one out
-    Fans(fan_in=9, fan_out=9)
-    """
-    if isinstance(layer, nn.Module):
-        if isinstance(layer, CONVOLUTIONS):
-            groups, transposed = layer.groups, isinstance(layer, TRANSPOSED)
-        elif not isinstance(layer, nn.Linear):
-            raise TypeError(
-                f"cannot count the fans of a {type(layer).__name__}: expected Linear, Conv or "
-                "ConvTranspose. Pass the weight tensor itself, shaped (out, in, *kernel)."
-            )
-        layer = layer.weight
-    if layer.ndim < 2:
-        raise ValueError(
-            f"cannot count the fans of a weight of shape {tuple(layer.shape)}: expected at least "
-            "2 dimensions (out, in, *kernel). For a bias or a scale use constant_."
-        )
-    if layer.numel() == 0:
-        raise ValueError(
-            f"cannot count the fans of the empty weight of shape {tuple(layer.shape)}: expected "
-            "at least one input and one output. Build the layer with positive sizes first."
-        )
-    if groups < 1 or layer.shape[0] % groups:
-        raise ValueError(
-            f"groups={groups} does not divide the first dimension of a weight of shape "
-            f"{tuple(layer.shape)}. Pass the groups that the convolution was built with."
-        )
-    first, second = layer.shape[0] // groups, layer.shape[1]
-    kernel = math.prod(layer.shape[2:])
-    if transposed:
-        first, second = second, first
-    return Fans(fan_in=second * kernel, fan_out=first * kernel)
-
-
-def weight_views(layer: nn.Module) -> list[Tensor]:
-    """Return the weight as views of shape ``(out, in, *kernel)``, one a group.
-
-    Each group of a convolution is a layer of its own, and a transposed convolution stores
-    its weight the other way round. On these views the fans of any initializer written for
-    plain tensors are right, torch's own included.
-
-    Parameters
-    ----------
-    layer : nn.Module
-        A Linear, Conv or ConvTranspose layer.
-
-    Returns
-    -------
-    list of Tensor
-        Views that share memory with ``layer.weight``.
-    """
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    views = weight.detach().chunk(int(getattr(layer, "groups", 1)))
-    return [view.transpose(0, 1) if isinstance(layer, TRANSPOSED) else view for view in views]
 
 
 def variance_scaling_(

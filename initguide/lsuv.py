@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from initguide._modules import LAYERS, arguments, check_memory
-from initguide.initializers import weight_views
+from initguide.layers import LAYERS, arguments, check_memory, weight_views
 from initguide.orthogonal import orthogonal_
 
 __all__ = ["LSUVLayer", "LSUVReport", "lsuv_"]

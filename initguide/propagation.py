@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from initguide._modules import arguments, check_memory
+from initguide.layers import arguments, check_memory
 
 if TYPE_CHECKING:
     import pandas as pd

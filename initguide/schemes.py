@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from initguide import initializers as init
-from initguide._modules import LAYERS, check_memory
 from initguide.gains import gain
-from initguide.initializers import Fans
+from initguide.layers import LAYERS, Fans, check_memory, fans, weight_views
 from initguide.orthogonal import orthogonal_
 
 __all__ = ["SCHEMES", "Initialization", "Scheme", "get_scheme", "initialize_"]
@@ -301,14 +300,14 @@ def initialize_(
     filled: set[int] = set()
     for number, layer in enumerate(layers.values(), start=1):
         readout = scheme.readout is not None and number == len(layers)
-        views = [layer.weight.detach()] if scheme.as_stored else init.weight_views(layer)
+        views = [layer.weight.detach()] if scheme.as_stored else weight_views(layer)
         if id(layer.weight) not in filled:
             for view in views:
                 dense = view.contiguous()  # orthogonal_ cannot write into a transposed view
                 _fill_(dense, scheme.readout if readout else scheme.weight, generator=generator)
                 view.copy_(dense)
         if layer.bias is not None and id(layer.bias) not in filled:
-            _fill_(layer.bias.detach(), scheme.bias, init.fans(views[0]), generator=generator)
+            _fill_(layer.bias.detach(), scheme.bias, fans(views[0]), generator=generator)
         filled.update(map(id, layer.parameters(recurse=False)))
     return Initialization(
         scheme,

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from initguide._stacked import Loss, Metrics, Stacked, tolerant
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble, run_generator
 from initguide.history import History
-from initguide.stacked import Loss, Metrics, Stacked, tolerant
 
 if TYPE_CHECKING:
     import pandas as pd

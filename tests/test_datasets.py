@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import socket
 import struct
 import subprocess
@@ -20,9 +21,10 @@ import numpy as np
 import pytest
 import torch
 
-from initguide import _idx, datasets, sources
-from initguide._idx import FILES
-from initguide.datasets import Dataset, DatasetError, Provenance, SampleWarning
+from initguide import datasets
+from initguide.datasets import Dataset, DatasetError, Provenance, SampleWarning, _idx
+from initguide.datasets import _sources as sources
+from initguide.datasets._idx import FILES
 
 COMPLETE = os.environ.get("INITGUIDE_DATA")  # read before the fixture below hides it
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -431,7 +433,9 @@ def test_remains_of_a_killed_download_are_removed(files, cache, serve):
 CHILD = """
 import json, sys, urllib.request
 from dataclasses import replace
-from initguide import _idx, datasets, sources
+from initguide import datasets
+from initguide.datasets import _idx, images
+from initguide.datasets import _sources as sources
 
 url, sha256 = json.loads(sys.argv[1])
 known = sources.IMAGE_SETS["mnist"]
@@ -443,7 +447,7 @@ def fetch(kind, target):  # in place of torchvision, which takes seconds to impo
     for name in _idx.FILES:
         urllib.request.urlretrieve(url + name, raw / name)
 
-datasets._torchvision = fetch
+images._torchvision = fetch
 print("ready", flush=True)
 sys.stdin.readline()
 data = datasets.mnist()
@@ -535,8 +539,7 @@ def test_damaged_sample_is_an_error(content, monkeypatch, tmp_path):
 
 
 def test_making_a_sample_twice_gives_the_same_bytes(tmp_path, monkeypatch):
-    script = {"__name__": "make_samples"}
-    exec((sources.SAMPLES / "make_samples.py").read_text(encoding="utf-8"), script)
+    script = runpy.run_path(Path(__file__).parents[1] / "tools" / "make_samples.py")
     labels = np.arange(40, dtype=np.uint8)[::-1] % 10
     images = np.arange(40 * 28 * 28).reshape(40, 28, 28).astype(np.uint8)
     chosen = script["take"](images, labels, 1, 3)

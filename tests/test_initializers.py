@@ -12,6 +12,7 @@ from torch import nn
 import initguide as ig
 from initguide import initializers
 from initguide.gains import gain
+from initguide.layers import weight_views
 
 SHAPE = (200, 300)  # fan_out, fan_in
 FAN = {"fan_in": 300, "fan_out": 200, "fan_avg": 250}
@@ -207,14 +208,14 @@ def test_fans_count_the_jacobian(kind):
     assert ig.fans(layer) == connections(layer)
     groups, transposed = getattr(layer, "groups", 1), kind.startswith("transposed")
     assert ig.fans(layer.weight, groups=groups, transposed=transposed) == ig.fans(layer)
-    for view in initializers.weight_views(layer):
+    for view in weight_views(layer):
         assert ig.fans(view) == ig.fans(layer)
 
 
 @every_layer
 def test_weight_views_cover_the_weight(kind):
     layer = LAYERS[kind]()
-    for number, view in enumerate(initializers.weight_views(layer)):
+    for number, view in enumerate(weight_views(layer)):
         view.fill_(number)
     counts = layer.weight.unique(return_counts=True)
     assert counts[0].tolist() == list(range(getattr(layer, "groups", 1)))
@@ -230,7 +231,7 @@ def test_he_normal_keeps_the_second_moment_of_relu_layers(kind):
     channels = layer.in_features if kernel == 0 else layer.in_channels
     moments = []
     for _ in range(200):
-        for view in initializers.weight_views(layer):
+        for view in weight_views(layer):
             ig.he_normal_(view, generator=g)
         x = torch.randn(1, channels, *(5,) * kernel, generator=g).relu()
         with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from initguide import Scheme, initialize_
-from initguide.initializers import weight_views
+from initguide.layers import weight_views
 from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
 
 SHAPES = [(5, 5), (7, 4), (4, 7), (1, 6), (6, 1), (8, 3, 3, 3), (3, 8, 5), (4, 2, 2, 3, 2)]

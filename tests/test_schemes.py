@@ -13,7 +13,7 @@ from torch import nn
 import initguide as ig
 from initguide import SCHEMES, Scheme, initialize_
 from initguide.gains import gain
-from initguide.initializers import Fans, weight_views
+from initguide.layers import Fans, weight_views
 from initguide.plotting import look
 
 N_IN, N_OUT = 300, 200

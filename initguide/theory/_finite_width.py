@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from initguide import initializers as init
 from initguide.activations import Activation
-from initguide.gains import Function, _as_activation
-from initguide.initializers import Fans
+from initguide.layers import Fans
 from initguide.schemes import Scheme, get_scheme
+from initguide.theory._quadrature import HUGE, nodes
 
 Rows = list[tuple[int, str, str, tuple[Tensor, Tensor, Tensor]]]  # value, low, high
 
-_HUGE = 1e300  # second moments above it count as infinite
 _ROUNDING = 1e-6  # relative, in a network of single precision
 _FEW = 1 / 5  # relative variance of an average that is decided by fewer than five units
 
 
-class _Signal(NamedTuple):
+class Signal(NamedTuple):
     """What a layer puts out: moments over its units, and their variance from net to net."""
 
     nodes: Tensor  # of a standard normal variable that sets the units' mean; one if it is certain
@@ -38,7 +35,7 @@ class _Signal(NamedTuple):
     rare: Tensor  # whether so few units decided somewhere that nothing is log-normal any more
 
 
-class _Units(NamedTuple):
+class Units(NamedTuple):
     """Pre-activations: Gaussian, given the node and the logarithm of their variance."""
 
     nodes: Tensor
@@ -52,9 +49,9 @@ class _Units(NamedTuple):
         return (x * torch.softmax(-(self.nodes**2) / 2, 0)).sum(-1, keepdim=True)
 
 
-def _units(
-    signal: _Signal, n: int, weight: float, spread: float, bias: float, bias_spread: float
-) -> _Units:
+def units_of(
+    signal: Signal, n: int, weight: float, spread: float, bias: float, bias_spread: float
+) -> Units:
     h, m_1, m_2, v_1, v_2, v_12, rare = signal
     begin = len(h) == 1 and bool((weight * v_1 != 0).any())
     if begin:  # no node in the middle: there an odd activation would stay at 0 for ever
@@ -62,7 +59,7 @@ def _units(
     square = n * spread * m_2
     variance = square + bias_spread
     share = (square / variance).nan_to_num()
-    units = _Units(h, n * weight * m_1 + bias, variance, torch.log1p(share**2 * v_2), rare)
+    units = Units(h, n * weight * m_1 + bias, variance, torch.log1p(share**2 * v_2), rare)
     middle, new = units.average(units.mean), n * weight * v_1.sqrt()
     # Old and new fluctuation of the mean add node by node, the new one shrunk by so much that
     # their variances add.
@@ -75,11 +72,11 @@ def _units(
         slope = torch.minimum(slope.abs(), rest.sqrt()) * slope.sign()
         variance = variance * torch.exp(slope * h - slope**2 / 2)
         rest = (rest - slope**2).clamp(min=0)
-    limit = math.sqrt(_HUGE)
-    return _Units(h, mean.clamp(-limit, limit), variance.clamp(max=_HUGE), rest, rare)
+    limit = math.sqrt(HUGE)
+    return Units(h, mean.clamp(-limit, limit), variance.clamp(max=HUGE), rest, rare)
 
 
-def _linear(place: tuple[int, str], units: _Units, n: int, level: float) -> Rows:
+def linear(place: tuple[int, str], units: Units, n: int, level: float) -> Rows:
     _, mean, variance, _, _ = units
     square = mean**2 + variance
     share = (variance / square).nan_to_num()
@@ -88,10 +85,10 @@ def _linear(place: tuple[int, str], units: _Units, n: int, level: float) -> Rows
     )
 
 
-def _activate(
-    place: tuple[int, str], phi: Activation, units: _Units, n: int, level: float
-) -> tuple[_Signal, Rows]:
-    x, t, w = _nodes(phi, units.mean, units.variance)
+def activate(
+    place: tuple[int, str], phi: Activation, units: Units, n: int, level: float
+) -> tuple[Signal, Rows]:
+    x, t, w = nodes(phi, units.mean, units.variance)
     y = phi(x)
     square = (w * y**2).sum(-1)
     size = torch.where(square > 0, square.sqrt(), 1.0)
@@ -107,13 +104,13 @@ def _activate(
     v_12 = grown * share * (three - one) + (grown - 1) * rise * slope
     mean, v_1, v_12 = size * one, square * v_1, size * v_12
     units = units._replace(rare=units.rare | (noise > _FEW))
-    signal = _Signal(units.nodes, mean, square, v_1, v_2, v_12, units.rare)
+    signal = Signal(units.nodes, mean, square, v_1, v_2, v_12, units.rare)
     return signal, _rows(place, units, level, mean, v_1, square, slope.abs(), noise)
 
 
 def _rows(
     place: tuple[int, str],
-    units: _Units,
+    units: Units,
     level: float,
     mean: Tensor,
     error: Tensor,
@@ -123,7 +120,7 @@ def _rows(
 ) -> Rows:
     """Describe a module, given its mean, square and their errors at each node."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    infinite = (units.variance >= _HUGE) | (units.mean.abs() >= math.sqrt(_HUGE))
+    infinite = (units.variance >= HUGE) | (units.mean.abs() >= math.sqrt(HUGE))
     square = torch.where(infinite, math.inf, square)
     s = units.log_variance.sqrt()
     low, high = _band(square, share * s, noise, level, units.rare)
@@ -158,9 +155,7 @@ def _band(
     return low * (1 - _ROUNDING), high * (1 + _ROUNDING)
 
 
-def _gradients(
-    phi: Activation, layers: list[tuple[int, float, float, _Units]], level: float
-) -> Rows:
+def gradients(phi: Activation, layers: list[tuple[int, float, float, Units]], level: float) -> Rows:
     gradient = torch.ones(len(layers[0][3].mean), 1).double()
     common, s, noises = 0 * gradient, 0 * gradient, 0 * gradient
     last = layers[-1][3]  # it has all the nodes
@@ -181,7 +176,7 @@ def _gradients(
         common = common * (fan_out * weight) ** 2  # of the square: what all units share
         gradient = fan_out * spread * gradient + common
         row(2 * number + 1, f"activation{number}", gradient, 2 / n + 0 * gradient)
-        x, t, w = _nodes(phi, units.mean, units.variance)
+        x, t, w = nodes(phi, units.mean, units.variance)
         y = phi.derivative(x)
         mean, square, fourth = ((w * y**k).sum(-1) for k in (1, 2, 4))
         slope = (w * y**2 * (t * t - 1)).sum(-1) / 2 / square
@@ -195,7 +190,7 @@ def _gradients(
     return rows
 
 
-def _moments(
+def moments(
     scheme: str | Scheme | tuple[float, float], fans: Fans, hidden: bool
 ) -> tuple[float, float, float, float]:
     """Return mean and variance of a layer's weights, and of its biases."""
@@ -231,58 +226,3 @@ def _drawn(
             return float(shift * exact), float(scale**2) * variance
     mean = w.mean() * (w.mean().abs() > 5 * w.std() / math.sqrt(len(w)))  # else it is chance
     return float(mean), float(w.square().mean() - mean**2)
-
-
-def _coerce(activation: str | Function) -> Activation:
-    phi = _as_activation(activation)
-    # Of a copy: a module may work in place.
-    return replace(
-        phi,
-        function=lambda x: phi.function(x.clone()),
-        derivative=lambda x: phi.derivative(x.clone()),
-    )
-
-
-@lru_cache
-def _legendre(points: int) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights for (-1, 1), denser towards both ends, where kinks are."""
-    x, w = np.polynomial.legendre.leggauss(points)
-    return torch.tensor(x * (3 - x * x) / 2), torch.tensor(w * (1 - x * x) * 3 / 2)
-
-
-def _nodes(
-    phi: Activation, mean: Tensor, variance: Tensor, points: int = 96
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x of N(mean, variance), its standardized t and weights, in a new last dimension."""
-    u, weight = _legendre(points)
-    deviation = variance.sqrt()[..., None]
-    kinks = torch.tensor(sorted({0.0, *phi.kinks})).double()
-    t = ((kinks - mean[..., None]) / deviation.clamp(min=1 / _HUGE)).clamp(-8, 8)
-    ends = torch.tensor([-8.0, 0.0, 8.0] if mean.any() else [-8.0, 8.0]).double()
-    edges = torch.cat([t, ends.expand(*t.shape[:-1], -1)], -1).sort().values
-    half = edges.diff()[..., None] / 2
-    t = (edges[..., 1:, None] - half + half * u).flatten(-2)
-    w = (half * weight).flatten(-2) * torch.exp(-t * t / 2) / math.sqrt(2 * math.pi)
-    return mean[..., None] + deviation * t, t, w
-
-
-def _mean(phi: Activation, function: Function, q: Tensor) -> Tensor:
-    x, _, w = _nodes(phi, torch.zeros_like(q), q)
-    return (w * function(x)).sum(-1)
-
-
-def _variance(phi: Activation, q: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return w * _mean(phi, lambda x: phi(x) ** 2, q) + b
-
-
-def _products(phi: Activation, c: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return E[f(u) f(v)] of Gaussians with variance q and correlation c, for phi and phi'."""
-    flat, size, values, slopes = c.flatten(), q.flatten(), list[Tensor](), list[Tensor]()
-    for first in range(0, len(flat) or 1, 32):  # parts that fit into the cache
-        r, p = flat[first : first + 32], size[first : first + 32]
-        x, _, w = _nodes(phi, torch.zeros_like(p), p, 40)
-        rest = ((1 - r * r) * p)[:, None].expand_as(x)
-        y, _, inner = _nodes(phi, r[:, None] * x, rest, 40)  # v, given u
-        for f, found in (phi.function, values), (phi.derivative, slopes):
-            found.append((w * f(x) * (inner * f(y)).sum(-1)).sum(-1))
-    return torch.cat(values).reshape(c.shape), torch.cat(slopes).reshape(c.shape)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from initguide.sources import Provenance
+from initguide.datasets.provenance import Provenance
 
 __all__ = ["Dataset"]
 

@@ -1,6 +1,6 @@
 """Make the font of the formulas: what they need of STIX Two Math, as woff2.
 
-Run it by hand after a change: ``python docs/_ext/make_math_font.py STIXTwoMath-Regular.ttf``.
+Run it by hand after a change: ``python tools/make_math_font.py STIXTwoMath-Regular.ttf``.
 The font is in the wheel of the package ziamath. The same input and the same versions of
 fonttools and brotli give the same bytes.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 
-TARGET = Path(__file__).parent.parent / "_static" / "fonts" / "stix-two-math-subset.woff2"
+TARGET = Path(__file__).parents[1] / "docs" / "_static" / "fonts" / "stix-two-math-subset.woff2"
 RANGES = [
     (0x20, 0x7E),  # Latin
     (0xA0, 0xFF),

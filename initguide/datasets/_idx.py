@@ -1,6 +1,6 @@
 """Check, read and fetch the four idx files of an MNIST-like image set.
 
-Known SHA-256 digests tell whether they are right. `initguide.sources` decides where to look.
+Known SHA-256 digests tell whether they are right. `locate` decides where to look.
 """
 
 from __future__ import annotations
