@@ -7,7 +7,7 @@ dimension of runs; what is common - the program - is written once, by the model 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -16,8 +16,6 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from initguide.ensemble import Ensemble, run_generator
-
-__all__ = ["Loss", "Metrics", "Stacked", "tolerant"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Metrics = Mapping[str, Loss]
@@ -64,7 +62,7 @@ class Stacked:
         for name, leaf in self.leaves.items():
             leaf.requires_grad_(trainable[name])
         self.buffers = {n: b.detach().to(device, copy=True) for n, b in ensemble.buffers.items()}
-        self.dropouts = dict(_replace_dropout(self.skeleton))
+        self.dropouts = _replace_dropout(self.skeleton)
         self.mask_shapes: dict[str, tuple[int, ...]] = {}
         self.position = {seed: i for i, seed in enumerate(dict.fromkeys(self.seeds))}
         self.seed_of_run = torch.tensor([self.position[s] for s in self.seeds], device=device)
@@ -159,7 +157,9 @@ def _dense(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, copy=True, memory_format=torch.contiguous_format)
 
 
-def _replace_dropout(skeleton: nn.Module) -> Iterator[tuple[str, _MaskedDropout]]:
+def _replace_dropout(skeleton: nn.Module) -> dict[str, _MaskedDropout]:
+    """Put a layer whose mask is handed in where each dropout layer stands; return them by name."""
+    replaced = {}
     # A layer that stands in two places becomes two, with a mask each.
     for name, layer in list(skeleton.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
@@ -168,10 +168,10 @@ def _replace_dropout(skeleton: nn.Module) -> Iterator[tuple[str, _MaskedDropout]
                 "Dropout, Dropout1d, Dropout2d or Dropout3d."
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd):
-            masked = _MaskedDropout(layer)
+            replaced[name] = _MaskedDropout(layer)
             parent, _, child = name.rpartition(".")
-            setattr(skeleton.get_submodule(parent), child, masked)
-            yield name, masked
+            setattr(skeleton.get_submodule(parent), child, replaced[name])
+    return replaced
 
 
 def tolerant(loss: Loss) -> Loss:

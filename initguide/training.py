@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,16 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from initguide._fit import Order, Settings, train_stack
 from initguide._stacked import Loss, Metrics, Stacked, tolerant
 from initguide.datasets import Dataset
-from initguide.ensemble import Ensemble, run_generator
+from initguide.ensemble import Ensemble
 from initguide.history import History
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["accuracy", "evaluate", "train"]
-
-Order = Literal["per_seed", "shared", "sequential"]
 
 _STACK_BYTES = 16 * 2**20  # a layer's weights in all runs of a stack: they stay in a CPU's cache
 
@@ -157,9 +156,7 @@ def train(
         stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // layer)
     starts = range(0, len(ensemble), stack_size)
     stacks = [ensemble.select(slice(start, start + stack_size)) for start in starts]
-    job = partial(
-        _train_stack,
-        data=data,
+    settings = Settings(
         epochs=epochs,
         make_optimizer=_fused(optimizer, lr),
         scheduler=scheduler,
@@ -171,14 +168,16 @@ def train(
         observe=observe,
         device=device,
     )
-    histories = list(_run(job, stacks, executor, progress, epochs * _steps(data, batch_size)))
+    job = partial(train_stack, data=data, settings=settings)
+    steps = settings.steps(data)
+    histories = list(_run(job, stacks, executor, progress, epochs * steps))
     first = histories[0]
     return History(
         ensemble=Ensemble.concatenate([h.ensemble for h in histories]),
         batch_loss=torch.cat([h.batch_loss for h in histories], 1),
         steps=first.steps,
         values={key: torch.cat([h.values[key] for h in histories], 1) for key in first.values},
-        protocol=f"{epochs} epochs of {_steps(data, batch_size)} steps, batches of {batch_size} "
+        protocol=f"{epochs} epochs of {steps} steps, batches of {batch_size} "
         f"({batch_order} order), learning rate {lr:g}, {data.name}",
     )
 
@@ -227,95 +226,6 @@ def evaluate(
     )
 
 
-def _train_stack(
-    ensemble: Ensemble,
-    tick: Callable[[], object] = lambda: None,
-    *,
-    data: Dataset,
-    epochs: int,
-    make_optimizer: Callable[..., Optimizer],
-    scheduler: Callable[[Optimizer], LRScheduler] | None,
-    loss: Loss,
-    metrics: Metrics,
-    batch_size: int,
-    batch_order: Order,
-    evaluate_every: int | None,
-    observe: Callable[[Ensemble], Mapping[str, Tensor]] | None,
-    device: torch.device,
-) -> History:
-    stacked = Stacked(ensemble, loss, device)
-    optimizer = make_optimizer([p for p in stacked.leaves.values() if p.requires_grad])
-    schedule = scheduler(optimizer) if scheduler is not None else None
-    x, y = data.train_inputs.to(device), data.train_targets.to(device)
-    x_test, y_test = data.test_inputs.to(device), data.test_targets.to(device)
-    dropout = [run_generator(seed, "dropout") for seed in stacked.position]
-    last = epochs * _steps(data, batch_size)
-    evaluated: list[int] = []
-    values: dict[tuple[str, str], list[Tensor]] = {}
-    losses = []
-
-    def current() -> Ensemble:
-        # Copies, on the CPU too: what an observer keeps must not go on training.
-        state = {n: p.detach().to("cpu", copy=True) for n, p in stacked.parameters.items()}
-        buffers = {n: b.to("cpu", copy=True) for n, b in stacked.buffers.items()}
-        return Ensemble(ensemble.template, state, buffers, ensemble.schemes, ensemble.seeds)
-
-    def measure(step: int) -> None:
-        evaluated.append(step)
-        for name, value in stacked.evaluate(x_test, y_test, metrics).items():
-            values.setdefault(("test", name), []).append(value)
-        for name, value in (observe(current()) if observe is not None else {}).items():
-            values.setdefault(("model", name), []).append(value.detach().cpu().double().clone())
-
-    measure(0)
-    epoch_starts = range(0, last, _steps(data, batch_size))
-    for step, index in enumerate(_batches(len(x), epochs, batch_size, batch_order, stacked), 1):
-        if schedule is not None and step > 1 and step - 1 in epoch_starts:
-            schedule.step()
-        masks = stacked.masks(x, index.shape[-1], dropout) if stacked.dropouts else {}
-        inputs, targets = (_batch(of, index, stacked.seed_of_run) for of in (x, y))
-        stacked.skeleton.train()
-        _, batch_loss = stacked(inputs, targets, masks, per_run=index.ndim == 2)
-        optimizer.zero_grad()
-        # Runs share no parameter: each gets its own gradient.
-        torch.autograd.backward(batch_loss.sum())
-        optimizer.step()
-        losses.append(batch_loss.detach())
-        if step == last or (evaluate_every is not None and step % evaluate_every == 0):
-            measure(step)
-        tick()
-    return History(
-        current(),
-        torch.stack(losses).cpu(),
-        tuple(evaluated),
-        {key: torch.stack(rows) for key, rows in values.items()},
-    )
-
-
-def _batch(x: Tensor, index: Tensor, seed_of_run: Tensor) -> Tensor:
-    # The same as x[index][seed_of_run]: index_select copies whole rows at once, and the rows that
-    # lie far apart in memory are gathered once a seed, not once a run.
-    rows = x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
-    shared = index.ndim == 1 or len(index) == len(seed_of_run)
-    return rows if shared else rows.index_select(0, seed_of_run)
-
-
-def _batches(
-    rows: int, epochs: int, batch_size: int, order: Order, stacked: Stacked
-) -> Iterator[Tensor]:
-    """Yield row numbers: ``(batch,)`` where all runs share them, else ``(seeds, batch)``."""
-    device = stacked.seed_of_run.device
-    seeds = stacked.position if order == "per_seed" else [0]
-    generators = [run_generator(seed, "batches") for seed in seeds]
-    for _ in range(epochs):
-        if order == "sequential":
-            orders = torch.arange(rows, device=device)[None]
-        else:
-            orders = torch.stack([torch.randperm(rows, generator=g) for g in generators]).to(device)
-        for batch in torch.split(orders, batch_size, dim=1):
-            yield batch if order == "per_seed" else batch[0]
-
-
 def _run(
     job: Callable[..., History],
     stacks: list[Ensemble],
@@ -329,15 +239,11 @@ def _run(
     with tqdm(total=steps * len(stacks), desc="train", unit="step", disable=disable) as bar:
         if executor is None:
             for stack in stacks:
-                yield job(stack, bar.update)
+                yield job(stack, tick=bar.update)
         else:
             for history in executor.map(job, stacks):
                 bar.update(steps)
                 yield history
-
-
-def _steps(data: Dataset, batch_size: int) -> int:
-    return math.ceil(len(data.train_inputs) / batch_size)
 
 
 def _device(device: str | torch.device) -> torch.device:
