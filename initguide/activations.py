@@ -7,6 +7,7 @@ and the torch module that puts it into a network.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ACTIVATIONS", "Activation", "Elementwise", "get_activation", "leaky_relu"]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Elementwise",
+    "as_activation",
+    "get_activation",
+    "leaky_relu",
+]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -227,3 +235,52 @@ def get_activation(activation: str | Activation) -> Activation:
             f"unknown activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}. "
             "For another function pass an initguide.Activation."
         ) from None
+
+
+def as_activation(activation: str | Function) -> Activation:
+    """Return an activation of whatever computes one: a name, a module, a function of a tensor.
+
+    Parameters
+    ----------
+    activation : str, Activation, nn.Module or callable
+        A module is copied, to double precision; its derivative and a callable's is autograd's.
+
+    Returns
+    -------
+    Activation
+        With no kinks but those of the table.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or if a module cannot be copied.
+    TypeError
+        If a class is given where an instance should be.
+    """
+    if isinstance(activation, str | Activation) or not callable(activation):
+        return get_activation(activation)
+    if isinstance(activation, type):
+        name = activation.__name__
+        raise TypeError(f"{name} is a class: expected an instance. Pass {name}().")
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if isinstance(activation, nn.Module):
+        try:
+            with torch.inference_mode(False):  # or its parameters would be without derivatives
+                activation = copy.deepcopy(activation).to("cpu", torch.float64)
+        except Exception as error:
+            raise ValueError(
+                f"{name} cannot be copied ({error}): expected parameters with values. "
+                "Materialize it first."
+            ) from error
+        if isinstance(activation, nn.PReLU) and (activation.weight == activation.weight[0]).all():
+            return leaky_relu(activation.weight[0].item())  # a slope a channel, yet all equal
+    return Activation(name, name, activation, partial(_autograd, activation))
+
+
+def _autograd(function: Function, x: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()  # a tensor of inference mode could not have one
+        y = function(x.clone())  # a leaf could not be changed in place
+        if not y.requires_grad:  # comparisons, rounding: nothing for autograd to follow
+            return torch.zeros_like(x)
+        return torch.autograd.grad(y.sum(), x, materialize_grads=True)[0]

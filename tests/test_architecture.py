@@ -19,6 +19,7 @@ PACKAGE = Path(importlib.util.find_spec("initguide").submodule_search_locations[
 ORDER = [
     "layers",
     "activations",
+    "_elementwise",
     "gains",
     "initializers",
     "orthogonal",

@@ -170,6 +170,7 @@ def test_digits(activation):
         (torch.square, "activation", 3**-0.25),
         (lambda x: torch.exp(10 * x), "forward", math.exp(-100)),
         (lambda x: 1e-5 * x, "activation", 1e5),
+        (lambda x: torch.exp(x * x / 8) / 2, "activation", math.sqrt(15 / 8)),  # infinite at sqrt 2
         (lambda x: 2 * torch.sin(50 * x), "activation", math.sqrt(math.log(2) / 2) / 50),
     ],
 )
@@ -277,6 +278,7 @@ def test_a_jump_is_found_wherever_it_is(c):
 @pytest.mark.parametrize(
     ("function", "kinks"),
     [
+        (lambda x: x * (x - 1).abs() ** 0.5, [1]),  # steep, of finite second moment
         (torch.abs, [0]),
         (lambda x: torch.maximum(x, 0.3 * x), [0]),
         (lambda x: torch.maximum(x - 0.1, 0.3 * x), [1 / 7]),
@@ -330,6 +332,52 @@ def test_one_where_the_moment_falls():
     assert g == pytest.approx(math.sqrt(1.44**2 - 1) / 2, rel=1e-10)
 
 
+@pytest.mark.parametrize("k", range(6))
+def test_of_step_functions_the_smallest_solution_or_none(k):
+    """Closed form and brute force; some moments pass 1 twice between two steps of the search."""
+    rng, grid = np.random.default_rng(k), 2.0 ** np.linspace(-8, 8, 16 * 250 + 1)
+    for _ in range(25):
+        edges = np.sort(rng.uniform(-5, 5, rng.integers(2, 6)))
+        heights = rng.uniform(0, 4, len(edges) + 1)
+        heights[[0, -1]] = 0
+        heights *= rng.random(len(heights)) < 0.7
+        if not heights.any() or np.diff(edges).min() < 0.03:
+            continue
+
+        def moment(g, edges=edges, squares=heights**2):
+            g = np.reshape(g, (-1, 1))
+            return -np.diff(stats.norm.sf(edges / g), axis=1) @ squares[1:-1]
+
+        if k % 2:  # a maximum close to 1, above or below
+            factor = (1 + rng.choice([-1, 1]) * 10 ** rng.uniform(-3, -1.3)) / moment(grid).max()
+            heights *= math.sqrt(factor)
+        found = moment(grid, squares=heights**2) - 1
+
+        def phi(x, edges=edges, heights=heights):
+            return torch.tensor(heights)[torch.bucketize(x, torch.tensor(edges))]
+
+        crossings = np.flatnonzero(np.diff(found > 0))
+        if not len(crossings):
+            with pytest.raises(ValueError, match="has no gain of kind 'activation'"):
+                gain(phi, "activation")
+            continue
+        g = gain(phi, "activation")
+        assert moment(g, squares=heights**2) == pytest.approx(1, rel=1e-9)
+        assert grid[crossings[0]] <= g <= grid[crossings[0] + 1]
+
+
+def test_digits_of_step_functions():
+    def square(low, high, g):
+        return special.ndtr(high / g) - special.ndtr(low / g)
+
+    g = gain(lambda x: 3.84 * ((x > 1.5) & (x < 2)).double(), "activation")
+    assert g == pytest.approx(1.52582, abs=5.1e-6)
+    assert 3.84**2 * square(1.5, 2, g) == pytest.approx(1)
+    assert (2.13**2 * square(1.5, 4, np.linspace(0.1, 20, 2000)) < 1).all()
+    with pytest.raises(ValueError, match=r"no gain of kind 'activation'.*between 0 and 0\.99"):
+        gain(lambda x: 2.13 * ((x > 1.5) & (x < 4)).double(), "activation")
+
+
 def odd(x):  # a kink, a wave, and a mean that is not 0
     return torch.maximum(x - 0.2, 0.3 * x) + 0.1 * torch.sin(3 * x) + 0.5
 
@@ -379,6 +427,13 @@ def test_a_function_that_computes_with_32_bits(kind):
     assert gain(lambda x: F.gelu(x.float()), kind) == pytest.approx(gain("gelu", kind), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["forward", "activation", "backward"])
+def test_a_function_that_computes_with_16_bits(kind, dtype):
+    g = gain(lambda x: F.gelu(x.to(dtype)), kind)
+    assert g == pytest.approx(gain("gelu", kind), rel=torch.finfo(dtype).eps / 4)
+
+
 class Learned(nn.Module):
     """A slope that trains, and a counter in a buffer."""
 
@@ -421,6 +476,15 @@ def test_it_does_not_matter_where_it_is_called(context, kind):
         assert gain("gelu", kind) == expected
         assert gain(module, kind) == pytest.approx(expected, rel=1e-12)
         assert gain(lambda x: torch.where(x > 0, x, torch.zeros(())), kind) > 1
+
+
+@pytest.mark.parametrize("kind", ["forward", "activation", "backward"])
+def test_modules_made_under_inference_mode(kind):
+    with torch.inference_mode():
+        module, channels = Learned(), nn.PReLU(3, init=0.1)
+        inside = gain(module, kind), gain(channels, kind)
+    expected = pytest.approx((math.sqrt(2 / 1.01),) * 2, rel=1e-6)
+    assert inside == expected and (gain(module, kind), gain(channels, kind)) == expected
 
 
 def name(activation):
@@ -466,6 +530,19 @@ ERRORS = {
     "pole": (torch.reciprocal, "forward", "does not converge.*reciprocal.*pole"),
     "pole elsewhere": (lambda x: 1 / (x - 0.123), "forward", "converge|not finite at 0.123"),
     "root": (lambda x: x.abs().sqrt(), "backward", "does not converge"),
+    "tangent": (torch.tan, "forward", "does not converge.*tan.*pole"),
+    "tangent, scaled": (torch.tan, "activation", "does not converge"),
+    "tangent, backward": (torch.tan, "backward", "does not converge"),
+    "cosecant": (lambda x: 1 / torch.sin(x), "forward", "converge|not finite"),
+    "secant": (lambda x: x / torch.cos(x), "activation", "does not converge"),
+    "poles": (lambda x: x / (0.1 - x * x), "forward", "converge|not finite"),
+    "far pole": (lambda x: 1 / (x - 8.1), "forward", "converge|not finite"),
+    "root of a pole": (lambda x: (x - math.pi).abs() ** -0.5, "forward", "converge|not finite"),
+    "digamma": (torch.digamma, "forward", "not finite"),
+    "logarithm, backward": (lambda x: (x - 0.1).abs().log(), "backward", "converge|not finite"),
+    "root elsewhere": (lambda x: (x - 0.3).relu().sqrt(), "backward", "does not converge"),
+    "cube root": (lambda x: (x + 0.1).abs() ** (1 / 3), "backward", "converge|not finite"),
+    "arc cosine": (lambda x: x.clamp(-1, 1).acos(), "backward", "does not converge"),
     "softmax": (nn.Softmax(0), "forward", "Softmax is not elementwise: .*neighbours"),
     "softmax, another axis": (nn.Softmax(1), "forward", "Softmax cannot be applied.*IndexError"),
     "mean": (lambda x: x - x.mean(), "forward", "is not elementwise"),

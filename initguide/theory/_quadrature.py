@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initguide.activations import Activation
-from initguide.gains import Function, _as_activation
+from initguide.activations import Activation, Function, as_activation
 
 HUGE = 1e300  # second moments above it count as infinite
 
 
 def prepare(activation: str | Function) -> Activation:
-    phi = _as_activation(activation)
+    phi = as_activation(activation)
     # Of a copy: a module may work in place.
     return replace(
         phi,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from initguide.gains import Function
+from initguide.activations import Function
 from initguide.layers import Fans
 from initguide.schemes import Scheme
 from initguide.theory import _finite_width as finite
