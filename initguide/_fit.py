@@ -53,11 +53,11 @@ def train_stack(
     x, y = data.train_inputs.to(device), data.train_targets.to(device)
     x_test, y_test = data.test_inputs.to(device), data.test_targets.to(device)
     seeds = list(stacked.position)
-    shuffling = [
-        run_generator(seed, "batches")
-        for seed in (seeds if settings.batch_order == "per_seed" else [0])
-    ]
+    per_run = settings.batch_order == "per_seed"
+    shuffling = [run_generator(seed, "batches") for seed in (seeds if per_run else [0])]
     dropout = [run_generator(seed, "dropout") for seed in seeds]
+    first = slice(settings.batch_size)
+    stacked.rehearse(x[first], y[first], training=True, per_run=per_run)
     step, last = 0, settings.epochs * settings.steps(data)
     evaluated: list[int] = []
     values: dict[tuple[str, str], list[Tensor]] = {}
@@ -83,8 +83,7 @@ def train_stack(
         for index in torch.split(rows, settings.batch_size, dim=-1):
             masks = stacked.masks(x, index.shape[-1], dropout) if stacked.dropouts else {}
             inputs, targets = (_batch(of, index, stacked.seed_of_run) for of in (x, y))
-            stacked.skeleton.train()
-            _, batch_loss = stacked(inputs, targets, masks, per_run=index.ndim == 2)
+            batch_loss = stacked.losses(inputs, targets, masks, per_run=per_run)
             optimizer.zero_grad()
             # Runs share no parameter: each gets its own gradient.
             torch.autograd.backward(batch_loss.sum())

@@ -1,13 +1,16 @@
 """How do all runs of a stack compute at once? One vmapped call of the architecture.
 
 What is private to a run - weights, buffers, dropout masks - enters as tensors with a leading
-dimension of runs; what is common - the program - is written once, by the model itself.
+dimension of runs; what is common - the program - is written once, by the model itself. A program
+that vmap does not take, because it holds an LSTM or asks a tensor for its value, is called run by
+run: slower, with the same results.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -21,6 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Metrics = Mapping[str, Loss]
 
 _EVALUATION_ROWS = 1000  # examples evaluated at once
+_EVALUATION_BYTES = 2**28  # of outputs kept at once, for metrics of all rows
 
 
 class _MaskedDropout(nn.Module):
@@ -43,10 +47,16 @@ class _MaskedDropout(nn.Module):
 
 
 class Stacked:
-    """One stack of runs on its device: forward, loss and evaluation by one call for all."""
+    """One stack of runs on its device: losses and evaluation by one call for all.
+
+    `rehearse` it before anything else.
+    """
 
     def __init__(self, ensemble: Ensemble, loss: Loss, device: torch.device) -> None:
         self.loss = loss
+        self.device = device
+        self.run_by_run = False
+        self.output_bytes = 0  # of one example
         self.seeds = ensemble.seeds
         self.skeleton = copy.deepcopy(ensemble.template).to(device)
         trainable = {n: p.requires_grad for n, p in self.skeleton.named_parameters()}
@@ -104,53 +114,143 @@ class Stacked:
         ]
         try:
             state = {n: t[0] for n, t in {**self.parameters, **self.buffers}.items()}
-            functional_call(self.skeleton, state, (x,))
+            functional_call(self.skeleton, state, (x.clone(),))
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def __call__(
-        self, x: Tensor, y: Tensor, masks: Mapping[str, Tensor], *, per_run: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return outputs ``(runs, batch, ...)`` and losses ``(runs,)``."""
+    @torch.no_grad()
+    def rehearse(self, x: Tensor, y: Tensor, *, training: bool, per_run: bool = False) -> None:
+        """Learn from a few examples whether vmap takes the model; nothing changes but that.
 
-        def one(state: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            outputs = functional_call(self.skeleton, state, (x,))
-            return outputs, self.loss(outputs, y)
-
+        With ``training``, as `losses` will be called; always as `evaluate` will.
+        """
+        state = {**self.parameters, **{n: b.clone() for n, b in self.buffers.items()}}
+        examples = [t.expand(len(self.seeds), *t.shape) if per_run else t for t in (x, y)]
         dim = 0 if per_run else None
-        state = {**self.parameters, **self.buffers, **masks}
         try:
-            outputs, losses = vmap(one, in_dims=(0, dim, dim))(state, x, y)
-        except RuntimeError as error:
-            if "random" not in str(error):
-                raise
-            raise RuntimeError(
-                f"{type(self.skeleton).__name__} draws random numbers while it runs, which would "
-                "tie its runs together: expected randomness from nn.Dropout layers only. Replace "
-                "functional dropout by a layer."
-            ) from error
-        return outputs, losses
+            if training:
+                self.skeleton.train()
+                vmap(self._loss, in_dims=(0, dim, dim))(state, *(t.clone() for t in examples))
+            self.skeleton.eval()
+            vmap(self._forward, in_dims=(0, None))(state, x.clone())
+        except Exception as error:  # one that is the model's own comes again when it runs alone
+            if _is_random(error):
+                raise self._draws() from error
+            self.run_by_run = True
+        self.skeleton.eval()
+        self.output_bytes = self._alone(self._forward, next(_split(state)), x[:1]).nbytes
+
+    def losses(self, x: Tensor, y: Tensor, masks: Mapping[str, Tensor], *, per_run: bool) -> Tensor:
+        """Return the loss of each run ``(runs,)``, of one batch for all or one ``per_run``."""
+        self.skeleton.train()
+        state = {**self.parameters, **self.buffers, **masks}
+        if self.run_by_run:
+            batches = zip(x, y, strict=True) if per_run else itertools.repeat((x, y))
+            each = zip(_split(state), batches, strict=False)
+            return torch.stack([self._alone(self._loss, run, *batch) for run, batch in each])
+        dim = 0 if per_run else None
+        losses: Tensor = vmap(self._loss, in_dims=(0, dim, dim))(state, x, y)
+        return losses
 
     @torch.no_grad()
     def evaluate(
         self, x: Tensor, y: Tensor, metrics: Metrics, *, dropout: bool = False
     ) -> dict[str, Tensor]:
-        """Return the loss and each metric over all rows, ``(runs,)`` each."""
-        generators = [run_generator(seed, "evaluation") for seed in self.position]
-        total: dict[str, Tensor] = {}
-        for rows, targets in zip(*(torch.split(t, _EVALUATION_ROWS) for t in (x, y)), strict=True):
-            masks = self.masks(rows, len(rows), generators) if dropout else {}
-            self.skeleton.eval()
-            for layer in self.dropouts.values():
-                layer.train(dropout)
-            outputs, losses = self(rows, targets, masks, per_run=False)
-            values = {"loss": losses}
-            for name, metric in metrics.items():
-                values[name] = vmap(metric, in_dims=(0, None))(outputs, targets)
-            for name, value in values.items():
-                total[name] = total.get(name, 0) + value.cpu().double() * len(rows) / len(x)
-        return total
+        """Return the loss and each metric of all rows, ``(runs,)`` each."""
+        values: dict[str, list[Tensor]] = {}
+        group = max(1, _EVALUATION_BYTES // max(1, self.output_bytes * len(x)))
+        for start in range(0, len(self.seeds), group):
+            generators = [run_generator(seed, "evaluation") for seed in self.position]
+            outputs = []
+            for rows in torch.split(x, _EVALUATION_ROWS):
+                masks = self.masks(rows, len(rows), generators) if dropout else {}
+                outputs.append(self._outputs(rows, masks, slice(start, start + group)))
+            for name, metric in {"loss": self.loss, **metrics}.items():
+                value = _measure(name, metric, torch.cat(outputs, 1), y)
+                values.setdefault(name, []).append(value)
+        return {name: torch.cat(parts) for name, parts in values.items()}
+
+    def _outputs(self, x: Tensor, masks: Mapping[str, Tensor], runs: slice) -> Tensor:
+        self.skeleton.eval()
+        for layer in self.dropouts.values():
+            layer.train(bool(masks))
+        state = {n: t[runs] for n, t in {**self.parameters, **self.buffers, **masks}.items()}
+        if self.run_by_run:
+            return torch.stack([self._alone(self._forward, run, x) for run in _split(state)])
+        # A model may work in place on what it is given, and these are the caller's examples.
+        outputs: Tensor = vmap(self._forward, in_dims=(0, None))(state, x.clone())
+        return outputs
+
+    def _forward(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(self.skeleton, state, (x,))
+        return outputs
+
+    def _loss(self, state: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(self._forward(state, x), y)
+
+    def _alone(
+        self, function: Callable[..., Tensor], state: dict[str, Tensor], *examples: Tensor
+    ) -> Tensor:
+        before = _random_states(self.device)
+        value = function(state, *(t.clone() for t in examples))
+        if not all(map(torch.equal, before, _random_states(self.device))):
+            raise self._draws()
+        return value
+
+    def _draws(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self.skeleton).__name__} draws random numbers while it runs, which would tie "
+            "its runs together: expected randomness from nn.Dropout layers only. Replace "
+            "functional dropout, or an LSTM's, by a layer."
+        )
+
+
+def _measure(name: str, metric: Loss, outputs: Tensor, y: Tensor) -> Tensor:
+    """Return a metric of each run's outputs, given copies of all that it could change."""
+    try:
+        values = vmap(metric, in_dims=(0, None))(outputs.clone(), y.clone())
+    except Exception as error:  # vmap does not take it; one at fault fails again
+        if _is_random(error):
+            raise RuntimeError(
+                f"{name} draws random numbers: expected the same value whenever it is called. "
+                "Give it a generator of its own, seeded in each call."
+            ) from error
+        values = torch.stack([numbers(metric(o.clone(), y.clone())) for o in outputs])
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        shape = tuple(values.shape[1:]) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"{name} returns {shape} for a run: expected one number, shape (). Average it, or make "
+            "each number a metric of its own."
+        )
+    return numbers(values)
+
+
+def numbers(value: object) -> Tensor:
+    """Return what a function measured, a tensor or what makes one, with all its digits."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).double()
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _split(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the state of each run, as views."""
+    # unbind's gradient is one stack for all runs; indexing would fill a whole stack for each. But
+    # what it returns may not be changed in place, as buffers are.
+    columns = {n: t.unbind() if t.requires_grad else t for n, t in state.items()}
+    for run in range(len(next(iter(state.values())))):
+        yield {name: column[run] for name, column in columns.items()}
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
+    return states
+
+
+def _is_random(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "random" in str(error)
 
 
 def _dense(tensor: Tensor, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import initguide
 from initguide import Dataset, Ensemble, Scheme, datasets, logistic_regression, mlp
+from initguide._stacked import Stacked
 from initguide.ensemble import run_generator
 from initguide.training import accuracy
 
@@ -162,11 +164,17 @@ class Called(nn.Module):
         (nn.AlphaDropout, ValueError, "'random' is AlphaDropout.*Dropout1d"),
         (F.dropout, RuntimeError, r"Called draws random numbers.*nn\.Dropout layers.*by a layer"),
         (lambda x: x + torch.randn_like(x), RuntimeError, "Called draws random numbers"),
+        (lambda x: x * (x.mean() > 0).item() + torch.randn(()), RuntimeError, "Called draws"),
     ],
 )
 def test_randomness_that_cannot_be_kept_apart(random, kind, words):
     with pytest.raises(kind, match=words):
         train(build(partial(Called, random)), DATA, **SHORT)
+
+
+def test_randomness_inside_an_lstm():
+    with pytest.raises(RuntimeError, match=r"Recurrent draws random numbers.*or an LSTM's"):
+        train(build(partial(Recurrent, dropout=0.5, layers=2)), DATA, **SHORT)
 
 
 def probabilities(activation="linear"):
@@ -237,9 +245,141 @@ def test_evaluate_equals_a_plain_loop():
         outputs = ensemble.model(scheme, seed).eval()(x)
         rows = table[(table.scheme == scheme) & (table.seed == seed)].set_index("metric").value
         assert rows["loss"] == pytest.approx(F.cross_entropy(outputs, y).item(), rel=1e-9)
-        assert rows["accuracy"] == pytest.approx(
-            (outputs.argmax(1) == y).double().mean().item(), abs=1e-6
-        )
+        assert rows["accuracy"] == (outputs.argmax(1) == y).double().mean().item()  # not float32's
+
+
+def recall_of_the_last_class(outputs, targets):
+    relevant = targets == 2
+    return ((outputs.argmax(1) == 2) & relevant).sum() / relevant.sum()
+
+
+def root_mean_square(outputs, targets):
+    return (outputs[:, 0] - targets).square().mean().sqrt()
+
+
+METRICS = {
+    "recall": recall_of_the_last_class,  # of chunks without the class: NaN
+    "root": root_mean_square,
+    "weighted": partial(F.cross_entropy, weight=torch.tensor([1.0, 20, 5], dtype=torch.float64)),
+    "a number": lambda outputs, targets: float(outputs.max()),  # vmap takes no .item()
+}
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_metrics_are_of_all_rows(monkeypatch, group):
+    rows = 2300  # more than are evaluated at once, sorted by class
+    x = torch.randn(rows, 5, generator=GENERATOR, dtype=torch.float64)
+    y = torch.arange(rows) // 800
+    ensemble = build(partial(mlp, 5, 6, 3, dropout=0.5))
+    whole = evaluate(ensemble, x, y, metrics=METRICS, loss=METRICS["weighted"], dropout=True)
+    kept = rows * 3 * 8  # bytes of a run's outputs
+    monkeypatch.setattr("initguide._stacked._EVALUATION_BYTES", group * kept)
+    few = evaluate(ensemble, x, y, metrics=METRICS, loss=METRICS["weighted"], dropout=True)
+    pd.testing.assert_frame_equal(few, whole)
+    table = evaluate(ensemble, x, y, metrics=METRICS, loss=METRICS["weighted"])
+    for scheme, seed in zip(ensemble.schemes, ensemble.seeds, strict=True):
+        outputs = ensemble.model(scheme, seed).eval()(x).detach()
+        found = table[(table.scheme == scheme) & (table.seed == seed)].set_index("metric").value
+        for name, metric in {**METRICS, "loss": METRICS["weighted"]}.items():
+            assert found[name] == pytest.approx(float(metric(outputs, y)), rel=1e-9)
+
+
+class Recurrent(nn.Module):
+    """vmap has no rule for an LSTM, nor for BatchNorm that asks how many batches it saw."""
+
+    def __init__(self, dropout=0.0, layers=1):
+        super().__init__()
+        self.lstm = nn.LSTM(1, 4, layers, batch_first=True, dropout=dropout)
+        self.norm = nn.BatchNorm1d(4, momentum=None)
+        self.output = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.output(self.norm(self.lstm(x[..., None])[0][:, -1]))
+
+
+class Decides(nn.Module):
+    """A model whose flow depends on the values it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.second(h if h.mean() > 0 else h.tanh())
+
+
+class InPlace(nn.Module):
+    """Centers what it is given, where it lies."""
+
+    def __init__(self, inplace=True):
+        super().__init__()
+        self.register_buffer("center", torch.full((5,), 0.5))
+        self.linear, self.inplace = nn.Linear(5, 3), inplace
+
+    def forward(self, x):
+        return self.linear(x.sub_(self.center) if self.inplace else x - self.center)
+
+
+@pytest.mark.parametrize("order", ["per_seed", "shared"])
+@pytest.mark.parametrize("make", [Recurrent, Decides, InPlace])
+def test_a_model_that_vmap_does_not_take_trains_run_by_run(make, order):
+    ensemble = build(make)
+    history = train(ensemble, DATA, **SHORT, batch_order=order)
+    for run, (scheme, seed) in enumerate(zip(ensemble.schemes, ensemble.seeds, strict=True)):
+        model = ensemble.model(scheme, seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        order_of = run_generator(seed if order == "per_seed" else 0, "batches")
+        losses = []
+        for index in itertools.chain(
+            *(torch.randperm(26, generator=order_of).split(8) for _ in "ab")
+        ):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(X[index]), LABELS[index])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert history.batch_loss[:, run].tolist() == pytest.approx(losses, rel=1e-9)
+        trained = history.ensemble.model(scheme, seed)
+        torch.testing.assert_close(trained.state_dict(), model.state_dict(), **EXACT)
+        test = F.cross_entropy(model.eval()(X_TEST.clone()), LABELS_TEST).item()
+        assert history.values["test", "loss"][-1, run].item() == pytest.approx(test, rel=1e-9)
+
+
+def test_a_model_runs_run_by_run_only_where_it_must():
+    for make, alone in [(partial(mlp, 5, 3, batch_norm=True), False), (Recurrent, True)]:
+        stacked = Stacked(build(make), F.cross_entropy, torch.device("cpu"))
+        before = {n: b.clone() for n, b in stacked.buffers.items()}
+        stacked.rehearse(X, LABELS, training=True)
+        assert stacked.run_by_run == alone
+        for name, buffer in stacked.buffers.items():
+            assert torch.equal(buffer, before[name])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        InPlace,
+        lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 3)),
+        lambda: nn.Sequential(nn.Hardtanh(inplace=True), nn.Dropout(P), nn.Linear(5, 3)),
+    ],
+    ids=["subtracts", "relu", "dropout"],
+)
+def test_in_place_models_and_metrics_leave_the_data_alone(make):
+    def shifts(outputs, targets):
+        return outputs.add_(1).sum() + targets.clamp_(max=0).sum()
+
+    data = Dataset("own", *(t.clone() for t in (X, LABELS, X_TEST, LABELS_TEST)), ("abc"), DRAWN)
+    metrics = {"first": shifts, "second": shifts}
+    for order in ("per_seed", "shared", "sequential"):
+        history = train(build(make), data, **SHORT, batch_order=order, metrics=metrics)
+        evaluate(build(make), data.test_inputs, data.test_targets, metrics=metrics, dropout=True)
+    assert torch.equal(history.values["test", "first"], history.values["test", "second"])
+    for left, right in [
+        (data.train_inputs, X), (data.train_targets, LABELS),
+        (data.test_inputs, X_TEST), (data.test_targets, LABELS_TEST),
+    ]:  # fmt: skip
+        assert torch.equal(left, right)
 
 
 def test_evaluate_with_dropout_left_on():
