@@ -27,6 +27,7 @@ ORDER = [
     "lsuv",
     "datasets._idx",
     "datasets._downloads",
+    "datasets._checks",
     "datasets.provenance",
     "datasets._sources",
     "datasets.dataset",

@@ -1,6 +1,6 @@
-"""Check, read and fetch the four idx files of an MNIST-like image set.
+"""Are the four idx files of an MNIST-like image set there and right, and what is in them?
 
-Known SHA-256 digests tell whether they are right. `locate` decides where to look.
+Known SHA-256 digests tell whether they are right. `_sources.locate` decides where to look.
 """
 
 from __future__ import annotations
@@ -9,25 +9,17 @@ import contextlib
 import functools
 import gzip
 import hashlib
-import http.client
 import io
 import math
-import os
-import shutil
-import socket
-import threading
-import time
+import stat
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
-import filelock
 import torch
 from torch import Tensor
 
-__all__ = ["FILES", "answering", "damage", "fill_cache", "read_idx", "reason", "stall_timeout"]
+__all__ = ["FILES", "damage", "read_idx", "reason"]
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -35,9 +27,7 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-ANSWER_SECONDS = 5.0  # a server that is there answers in less
-STALL_SECONDS = 20.0  # a download that sends nothing for so long is dead
-LOCK_SECONDS = 900.0  # 30 MB on a slow line, in another process
+LARGEST = 2**26  # bytes; the complete training images have 47 million
 
 
 def damage(folder: Path, sha256: Sequence[str], suffix: str = "") -> str | None:
@@ -47,10 +37,15 @@ def damage(folder: Path, sha256: Sequence[str], suffix: str = "") -> str | None:
         path = folder / (name + suffix)
         try:
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                # Reading a pipe or a device could wait forever, or never come to an end.
+                raise OSError("not a regular file")
+            if status.st_size > LARGEST:
+                raise OSError(f"{status.st_size:,} bytes, more than {LARGEST:,}")
             found = _sha256(path, status.st_size, status.st_mtime_ns)
         except FileNotFoundError:
             problems.append(f"{path.name} is missing")
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a null byte
             problems.append(f"{path.name} cannot be read ({reason(error)})")
         else:
             if found != expected:
@@ -94,13 +89,14 @@ def _idx_shape(content: bytes | bytearray) -> tuple[list[int], int]:
     # Two zero bytes, the type (8: unsigned byte), the number of dimensions, and then each
     # dimension as a big-endian 32-bit integer.
     start = 4 + 4 * content[3] if len(content) > 3 else 0
-    if content[:3] != b"\0\0\x08" or start <= 4 or len(content) < start:
+    shape = [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)]
+    if content[:3] != b"\0\0\x08" or len(content) < start or not all(shape) or not shape:
         found = bytes(content[:4]).hex() or "empty"
         raise ValueError(
             f"The idx header is {found}; expected 00000801 (labels) or 00000803 (images) and "
-            "the dimensions. Replace the file."
+            "dimensions above 0. Replace the file."
         )
-    return [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)], start
+    return shape, start
 
 
 def _announced(path: Path) -> str:
@@ -108,77 +104,3 @@ def _announced(path: Path) -> str:
         shape, start = _idx_shape(file.read(16))
         return f" where its header announces {start + math.prod(shape):,}"
     return ""
-
-
-def fill_cache(
-    fetch: Callable[[str, Path], object], kind: str, cache: Path, sha256: Sequence[str]
-) -> bool:
-    """Put verified files into ``cache/kind/raw``, all or none; False if they were there.
-
-    ``fetch(kind, target)`` downloads into ``target/kind/raw``. One process does so at a time;
-    the others wait and find the files.
-    """
-    final, partial = cache / kind / "raw", cache / f"{kind}.partial"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(cache / f"{kind}.lock").acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout:
-        raise TimeoutError(f"another process held the cache for {LOCK_SECONDS:g} s") from None
-    except OSError as error:
-        raise OSError(f"the cache folder cannot be written: {reason(error)}") from error
-    with lock:
-        if damage(final, sha256) is None:
-            return False
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-        try:
-            fetch(kind, partial)
-            if problem := damage(partial / kind / "raw", sha256):
-                raise RuntimeError(f"what arrived is not {kind}: {problem}")
-            final.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                os.replace(partial / kind / "raw" / name, final / name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return True
-
-
-def answering(mirrors: Sequence[str], file: str) -> list[str]:
-    """Return the mirrors that have ``file`` within `ANSWER_SECONDS`; raise if none has.
-
-    Without this a network that swallows packets would hold a build for minutes: torchvision
-    sets no timeout, and a timeout holds for each address of each mirror in turn.
-    """
-    answers: dict[str, str] = {}
-
-    def ask(mirror: str) -> None:
-        request = Request(mirror + file, headers={"User-Agent": "initguide"})
-        try:
-            with urlopen(request, timeout=ANSWER_SECONDS):
-                answers[mirror] = "yes"
-        except (OSError, http.client.HTTPException) as error:
-            answers[mirror] = reason(error)
-
-    # Daemons: a name look-up cannot be interrupted, and must not delay the exit.
-    threads = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in mirrors]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + ANSWER_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    found = [mirror for mirror in mirrors if answers.get(mirror) == "yes"]
-    if not found:
-        silence = f"no answer in {ANSWER_SECONDS:g} s"
-        words = (f"{urlsplit(m).hostname}: {answers.get(m, silence)}" for m in mirrors)
-        raise ConnectionError("; ".join(words))
-    return found
-
-
-@contextlib.contextmanager
-def stall_timeout() -> Iterator[None]:
-    """Let sockets that are opened inside give up after `STALL_SECONDS` of silence."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -6,8 +6,8 @@ lies.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import http.client
 import os
 import warnings
 from collections.abc import Callable
@@ -16,12 +16,14 @@ from pathlib import Path
 
 import platformdirs
 
-from initguide.datasets._idx import FILES, damage, fill_cache, reason
+from initguide.datasets._downloads import Archives, fill_cache
+from initguide.datasets._idx import FILES, damage, reason
 from initguide.datasets.provenance import DatasetError, Provenance, SampleWarning, Source
 
 __all__ = ["IMAGE_SETS", "SAMPLES", "locate"]
 
 SAMPLES = Path(__file__).parent / "samples"
+OFFLINE, ONLINE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ IMAGE_SETS = {
 
 
 def locate(
-    name: str, *, root: str | Path | None, download: bool, fetch: Callable[[str, Path], object]
+    name: str, *, root: str | Path | None, download: bool, archives: Callable[[str], Archives]
 ) -> Provenance:
-    """Find the files of an image set; ``fetch(kind, target)`` downloads them if need be."""
-    if name not in IMAGE_SETS:
-        raise ValueError(f"name is {name!r}; expected one of {sorted(IMAGE_SETS)}. Choose one.")
+    """Find the files of an image set; ``archives(kind)`` says where they can be had if need be."""
+    if not isinstance(name, str) or name not in IMAGE_SETS:
+        raise ValueError(f"name is {name!r}; expected one of {sorted(IMAGE_SETS)}.")
+    if download not in (True, False):
+        raise ValueError(f"download is {download!r}; expected True or False.")
     known = IMAGE_SETS[name]
     named: tuple[tuple[Source, str | Path | None, str], ...] = (
         ("root", root, "root"),
@@ -95,7 +99,7 @@ def locate(
     )
     for source, place, words in named:
         if place is not None:
-            folder = Path(place).expanduser() / known.folder / "raw"
+            folder = _absolute(place, words) / known.folder / "raw"
             if problem := damage(folder, known.sha256):
                 # Someone said where the data are: anything else would be a silent substitute.
                 raise DatasetError(
@@ -106,31 +110,85 @@ def locate(
                 )
             return _provenance(name, source, folder)
 
-    cache = Path(os.environ.get("INITGUIDE_CACHE") or platformdirs.user_cache_path("initguide"))
-    folder = cache.expanduser() / known.folder / "raw"
-    problem = damage(folder, known.sha256)
-    if problem is None:
-        return _provenance(name, "cache", folder)
-    failures = [f"the cache is damaged ({problem})"] if os.path.exists(folder) else []
-    if download and os.environ.get("INITGUIDE_OFFLINE", "0") in ("", "0"):
-        try:
-            fresh = fill_cache(fetch, known.folder, cache.expanduser(), known.sha256)
-        except (OSError, RuntimeError, ImportError, EOFError, http.client.HTTPException) as error:
-            failures.append(f"the download failed ({reason(error)})")
-        else:
-            return _provenance(name, "download" if fresh else "cache", folder)
-    if failures:  # without one, the caller asked for no download and knows
+    found = _cached(name, download, archives)
+    if isinstance(found, Provenance):
+        return found
+    if found:  # else the caller asked for no download and knows
         _warn_once(
-            f"{known.folder}: {' and '.join(failures)}. Using the bundled sample, "
+            f"{known.folder}: {' and '.join(found)}. Using the bundled sample, "
             f"{known.sample_size}. To have them all, allow the download once, or set "
             f"INITGUIDE_DATA to a folder with {known.folder}/raw/{FILES[0]} and so on. "
-            "INITGUIDE_CACHE moves the cache."
+            f"The cache is {_cache_words()}; INITGUIDE_CACHE moves it."
         )
     if problem := damage(SAMPLES / name, known.sample_sha256, ".gz"):
         raise DatasetError(
             f"The bundled sample of {known.folder} is not usable: {problem}. Reinstall initguide."
         )
     return _provenance(name, "sample", SAMPLES / name)
+
+
+def _cached(
+    name: str, download: bool, archives: Callable[[str], Archives]
+) -> Provenance | list[str]:
+    """Return what the cache has, after a download if need be, or why it has nothing."""
+    known = IMAGE_SETS[name]
+    try:
+        cache = _cache_folder()
+    except (RuntimeError, OSError) as error:  # a container's user has no home folder
+        return [f"there is no folder for the cache ({reason(error)})"]
+    folder = cache / known.folder / "raw"
+    problem = damage(folder, known.sha256)
+    if problem is None:
+        return _provenance(name, "cache", folder)
+    failures = []
+    if os.path.lexists(folder) or (os.path.lexists(folder.parent) and not folder.parent.is_dir()):
+        failures.append(f"the cache is damaged ({problem})")
+    if download and not _offline():
+        try:
+            fresh = fill_cache(archives, known.folder, cache, known.sha256)
+        except (OSError, RuntimeError, ImportError) as error:
+            failures.append(f"the download failed ({reason(error)})")
+        else:
+            return _provenance(name, "download" if fresh else "cache", folder)
+    return failures
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get("INITGUIDE_CACHE")
+    folder = Path(named or platformdirs.user_cache_path("initguide")).expanduser()
+    return folder.absolute()
+
+
+def _cache_words() -> str:
+    """Name the cache folder in words that may stand on a public page."""
+    if os.environ.get("INITGUIDE_CACHE"):
+        return "$INITGUIDE_CACHE"
+    with contextlib.suppress(RuntimeError, OSError, ValueError):  # no home, or not below it
+        return f"~/{_cache_folder().relative_to(Path.home()).as_posix()}"
+    return "the user's cache folder"
+
+
+def _absolute(place: str | Path, words: str) -> Path:
+    """Return a folder that stays the same one when the working directory changes."""
+    try:
+        return Path(place).expanduser().absolute()
+    except TypeError:
+        raise TypeError(f"{words} is {place!r}; expected a path.") from None
+    except (RuntimeError, OSError) as error:
+        raise DatasetError(
+            f"{words} is {str(place)!r}: {reason(error)} Write the path in full."
+        ) from error
+
+
+def _offline() -> bool:
+    """Whether ``$INITGUIDE_OFFLINE`` forbids the network."""
+    setting = os.environ.get("INITGUIDE_OFFLINE", "").strip().lower()
+    if setting not in (*OFFLINE, *ONLINE):
+        raise ValueError(
+            f"INITGUIDE_OFFLINE is {setting!r}; expected one of {', '.join(OFFLINE)} to forbid "
+            f"the network, or of {', '.join(filter(None, ONLINE))}."
+        )
+    return setting in OFFLINE
 
 
 def _provenance(name: str, source: Source, folder: Path) -> Provenance:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from initguide.datasets._checks import (
+    check_names,
+    check_split,
+    check_type,
+    part_of,
+    seed_number,
+    whole_number,
+)
 from initguide.datasets.provenance import Provenance
 
 __all__ = ["Dataset"]
+
+PARTS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,8 +44,10 @@ class Dataset:
 
     Raises
     ------
+    TypeError
+        If a part is of another type: an array instead of a tensor, a string instead of a tuple.
     ValueError
-        If lengths, shapes, types or values do not fit together.
+        If lengths, shapes, number types, devices or values do not fit together.
     """
 
     name: str
@@ -46,26 +59,13 @@ class Dataset:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        for split in ("train", "test"):
-            inputs: Tensor = getattr(self, f"{split}_inputs")
-            targets: Tensor = getattr(self, f"{split}_targets")
-            if len(inputs) != len(targets) or len(inputs) == 0:
-                raise ValueError(
-                    f"{split}_inputs has {len(inputs)} and {split}_targets {len(targets)} "
-                    "examples; expected the same number, at least 1. Pass both for each example."
-                )
-            if not inputs.is_floating_point() or not _finite(inputs) or not _finite(targets):
-                raise ValueError(
-                    f"{split}_inputs ({inputs.dtype}) or {split}_targets holds NaN or infinity, or "
-                    "the inputs are integers; expected finite numbers, floating-point inputs. "
-                    "Clean them, or convert the inputs with .float()."
-                )
-            low, high = targets.min().item(), targets.max().item()
-            if not targets.is_floating_point() and not 0 <= low <= high < len(self.classes):
-                raise ValueError(
-                    f"{split}_targets runs from {low} to {high}; expected class indices in "
-                    f"range({len(self.classes)}). Relabel them, or name every class in classes."
-                )
+        check_type("name", self.name, str)
+        check_type("provenance", self.provenance, Provenance)
+        object.__setattr__(self, "classes", check_names("classes", self.classes))
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes is {self.classes}; expected different names.")
+        check_split("train", self.train_inputs, self.train_targets, self.classes)
+        check_split("test", self.test_inputs, self.test_targets, self.classes)
         for part in ("inputs", "targets"):
             train, test = getattr(self, f"train_{part}"), getattr(self, f"test_{part}")
             found, expected = ((x.dtype, tuple(x.shape[1:])) for x in (test, train))
@@ -74,6 +74,12 @@ class Dataset:
                     f"Each of test_{part} is {found}; expected {expected}, like train_{part}. "
                     "Convert or reshape one of them."
                 )
+        places = {str(getattr(self, part).device) for part in PARTS}
+        if len(places) > 1:
+            raise ValueError(
+                f"The tensors are on {' and '.join(sorted(places))}; expected one device. Move "
+                "them with .to()."
+            )
 
     @property
     def is_sample(self) -> bool:
@@ -90,8 +96,8 @@ class Dataset:
 
         Raises
         ------
-        ValueError
-            If there are not as many, or less than one is asked for.
+        TypeError, ValueError
+            If they are not whole numbers, from 1 to the number that there is.
 
         Examples
         --------
@@ -101,11 +107,8 @@ class Dataset:
         """
         for name, count in (("train", train), ("test", test)):
             total = len(getattr(self, f"{name}_inputs"))
-            if not 0 < count <= total:
-                raise ValueError(
-                    f"{name}={count!r}: expected 1 to {total:,}, the number of {name} examples. "
-                    "Choose another."
-                )
+            if not 0 < whole_number(name, count) <= total:
+                raise ValueError(f"{name}={count!r}: expected 1 to {total:,}, all {name} examples.")
         return replace(
             self,
             train_inputs=self.train_inputs[:train],
@@ -121,9 +124,14 @@ class Dataset:
         Parameters
         ----------
         function : callable
-            Called as ``function(inputs, *arguments)``.
+            Called as ``function(inputs, *arguments)``, with a copy: it may work in place.
         *arguments
             What else it takes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not callable, or what it returns is no data; see `Dataset`.
 
         Examples
         --------
@@ -133,12 +141,14 @@ class Dataset:
         >>> data.train_inputs.shape[1:]
         torch.Size([1, 14, 14])
         """
+        if not callable(function):
+            raise TypeError(f"function is {function!r}; expected a callable.")
         name = getattr(function, "__name__", type(function).__name__)  # no address: it varies
         step = f"{name}({', '.join(map(str, ('inputs', *arguments)))})"
         return replace(
             self,
-            train_inputs=function(self.train_inputs, *arguments),
-            test_inputs=function(self.test_inputs, *arguments),
+            train_inputs=function(self.train_inputs.clone(), *arguments),
+            test_inputs=function(self.test_inputs.clone(), *arguments),
             provenance=self.provenance.derive(step),
         )
 
@@ -151,7 +161,7 @@ class Dataset:
         Raises
         ------
         ValueError
-            If all training inputs are equal.
+            If all training inputs are equal, or so large that their squares overflow.
 
         Examples
         --------
@@ -165,6 +175,11 @@ class Dataset:
             raise ValueError(
                 f"all training inputs of {self.name} are {mean:g}: expected different ones. Look "
                 "at what was done to them."
+            )
+        if not math.isfinite(std):
+            raise ValueError(
+                f"the training inputs of {self.name} overflow {self.train_inputs.dtype}: expected "
+                "a finite standard deviation. Divide them first."
             )
         return replace(
             self,
@@ -188,8 +203,10 @@ class Dataset:
 
         Raises
         ------
+        TypeError
+            If ``count_or_fraction`` is no number or ``seed`` no whole one.
         ValueError
-            If either part would be empty.
+            If either part would be empty, or ``seed`` is not from 0 to 2**64 - 1.
 
         Examples
         --------
@@ -199,15 +216,14 @@ class Dataset:
         (32, 8)
         """
         total = len(self.train_inputs)
-        fraction = isinstance(count_or_fraction, float)
-        count = round(count_or_fraction * total) if fraction else int(count_or_fraction)
+        count = part_of(total, "count_or_fraction", count_or_fraction)
         if not 0 < count < total:
             raise ValueError(
                 f"count_or_fraction is {count_or_fraction!r}, {count:,} of {total:,} training "
-                f"examples; expected 1 to {total - 1:,}, or a fraction between 0 and 1. "
-                "Choose another."
+                f"examples; expected 1 to {total - 1:,}, or a fraction between 0 and 1."
             )
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed_number(seed))
+        order = torch.randperm(total, generator=generator)
         held = torch.isin(torch.arange(total), order[:count])
         step = f"{count:,} of {total:,} training examples held out for validation, seed {seed}"
         return replace(
@@ -229,6 +245,8 @@ class Dataset:
 
         Raises
         ------
+        TypeError
+            If ``classes`` is not a sequence.
         ValueError
             If the targets are not class indices, or a class is unknown or repeated.
 
@@ -244,12 +262,16 @@ class Dataset:
                 f"The targets of {self.name} are {self.train_targets.dtype}; expected integer "
                 "class indices. Select examples by their values instead."
             )
-        names = {name: index for index, name in enumerate(self.classes)}
-        chosen = [names.get(each, -1) if isinstance(each, str) else each for each in classes]
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= {*names.values()}:
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            raise TypeError(f"classes is {classes!r}; expected a list of classes.")
+        given = list(classes)
+        indices = {key: index for index, name in enumerate(self.classes) for key in (index, name)}
+        known = [isinstance(each, str | Integral) and not isinstance(each, bool) for each in given]
+        chosen = [indices.get(each, -1) if k else -1 for each, k in zip(given, known, strict=True)]
+        if not chosen or len(set(chosen)) < len(chosen) or -1 in chosen:
             raise ValueError(
-                f"classes is {list(classes)!r}; expected different ones of {list(self.classes)}, "
-                "or of their indices. Correct the list."
+                f"classes is {given!r}; expected different ones of {list(self.classes)}, "
+                "or of their indices."
             )
         relabel = torch.full((len(self.classes),), -1)
         relabel[chosen] = torch.arange(len(chosen))
@@ -276,8 +298,3 @@ class Dataset:
             f"{len(self.train_inputs):,} training and {len(self.test_inputs):,} test examples of "
             f"shape {tuple(self.train_inputs.shape[1:])}, {len(self.classes)} classes"
         )
-
-
-def _finite(values: Tensor) -> bool:
-    # The extremes are enough, NaN spreads to both; isfinite() would fill a tensor as large.
-    return all(math.isfinite(extreme) for extreme in torch.aminmax(values))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from initguide.datasets._idx import FILES, answering, read_idx, stall_timeout
+from initguide.datasets._downloads import Archives
+from initguide.datasets._idx import FILES, read_idx
 from initguide.datasets._sources import IMAGE_SETS, locate
 from initguide.datasets.dataset import Dataset
 from initguide.datasets.provenance import Provenance
@@ -26,7 +27,8 @@ def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     root : path, optional
         Folder in torchvision's layout, ``root/MNIST/raw/train-images-idx3-ubyte`` and so on.
     download : bool
-        Whether to try the network. ``INITGUIDE_OFFLINE=1`` in the environment forbids it too.
+        Whether to try the network. ``INITGUIDE_OFFLINE=1`` in the environment forbids it too,
+        and ``0`` allows it.
 
     Returns
     -------
@@ -37,11 +39,15 @@ def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     ------
     DatasetError
         If the files in a place that you named are missing, damaged or other ones.
+    ValueError
+        If ``download`` or ``INITGUIDE_OFFLINE`` is neither yes nor no.
 
     Warns
     -----
     SampleWarning
         Once a process, if a download failed or the cache is damaged and the sample stands in.
+    UserWarning
+        While another process fills the cache.
 
     Notes
     -----
@@ -55,7 +61,7 @@ def mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
     >>> tuple(data.train_inputs.shape[1:]), data.train_targets.dtype
     ((1, 28, 28), torch.int64)
     """
-    return _images(locate("mnist", root=root, download=download, fetch=_torchvision))
+    return _images(locate("mnist", root=root, download=download, archives=_archives))
 
 
 def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -67,7 +73,7 @@ def fashion_mnist(*, root: str | Path | None = None, download: bool = True) -> D
     Copyright 2017 Zalando SE, licence MIT; see Xiao, Rasul and Vollgraf, "Fashion-MNIST: a
     novel image dataset for benchmarking machine learning algorithms", 2017.
     """
-    return _images(locate("fashion_mnist", root=root, download=download, fetch=_torchvision))
+    return _images(locate("fashion_mnist", root=root, download=download, archives=_archives))
 
 
 def find(name: str, *, root: str | Path | None = None, download: bool = True) -> Provenance:
@@ -85,7 +91,7 @@ def find(name: str, *, root: str | Path | None = None, download: bool = True) ->
     Raises
     ------
     ValueError
-        If there is no image set of that name.
+        If there is no image set of that name, and as in `mnist`.
 
     Examples
     --------
@@ -94,7 +100,7 @@ def find(name: str, *, root: str | Path | None = None, download: bool = True) ->
     >>> origin.licence, len(origin.sha256)
     ('CC BY-SA 3.0', 4)
     """
-    return locate(name, root=root, download=download, fetch=_torchvision)
+    return locate(name, root=root, download=download, archives=_archives)
 
 
 def _images(origin: Provenance) -> Dataset:
@@ -112,12 +118,9 @@ def _images(origin: Provenance) -> Dataset:
     )
 
 
-def _torchvision(kind: str, target: Path) -> None:
-    """Download with torchvision's class ``kind`` into ``target``; it checks the archives' MD5."""
+def _archives(kind: str) -> Archives:
+    """Return the addresses and checksums that torchvision's class ``kind`` knows."""
     from torchvision import datasets as torchvision_datasets
 
     official = getattr(torchvision_datasets, kind)
-    mirrors = answering(official.mirrors, official.resources[-1][0])
-    # A subclass of the same name, which is the folder's too, asks only mirrors that answer.
-    with stall_timeout():
-        type(kind, (official,), {"mirrors": mirrors})(target, train=False, download=True)
+    return Archives(official.mirrors, dict(official.resources))

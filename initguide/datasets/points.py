@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from initguide.datasets._checks import seed_number, whole_number
 from initguide.datasets.dataset import Dataset
 from initguide.datasets.provenance import Provenance
 
@@ -63,8 +64,10 @@ def plane(n: int = 100, *, n_test: int = 10_000, seed: int = 0) -> Dataset:
 
     Raises
     ------
+    TypeError
+        If an argument is not a whole number.
     ValueError
-        If ``n`` or ``n_test`` is less than 1.
+        If ``n`` or ``n_test`` is less than 1, or ``seed`` not from 0 to 2**64 - 1.
 
     Examples
     --------
@@ -73,8 +76,9 @@ def plane(n: int = 100, *, n_test: int = 10_000, seed: int = 0) -> Dataset:
     >>> bool((data.train_targets == (data.train_inputs.sum(1, keepdim=True) > 1)).all())
     True
     """
+    n, n_test, seed = whole_number("n", n), whole_number("n_test", n_test), seed_number(seed)
     if min(n, n_test) < 1:
-        raise ValueError(f"n is {n} and n_test {n_test}; expected at least 1. Ask for more.")
+        raise ValueError(f"n is {n} and n_test {n_test}; expected at least 1.")
     train, test = (
         torch.from_numpy(np.random.default_rng(stream).random((size, 2), dtype=np.float32))
         for stream, size in zip(np.random.SeedSequence(seed).spawn(2), (n, n_test), strict=True)

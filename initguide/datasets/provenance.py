@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from initguide.datasets._checks import check_names, check_type
+
 __all__ = ["DatasetError", "Provenance", "SampleWarning"]
 
 Source = Literal["root", "environment", "cache", "download", "sample", "generated"]
@@ -52,6 +54,13 @@ class Provenance:
     path : pathlib.Path, optional
         The folder on this machine. It appears in no ``repr``.
 
+    Raises
+    ------
+    TypeError
+        If a part is of another type, for example a string for ``details``.
+    ValueError
+        If ``source`` is not one of these.
+
     Examples
     --------
     >>> from initguide import datasets
@@ -66,6 +75,17 @@ class Provenance:
     sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
     details: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for part in ("name", "source", "licence", "homepage"):
+            check_type(part, getattr(self, part), str)
+        check_type("sha256", self.sha256, Mapping)
+        object.__setattr__(self, "details", check_names("details", self.details))
+        if self.source not in _SOURCE_WORDS:
+            raise ValueError(
+                f"source is {self.source!r}; expected one of {', '.join(_SOURCE_WORDS)}. Say "
+                "more in details."
+            )
 
     @property
     def is_sample(self) -> bool:
