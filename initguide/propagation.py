@@ -6,22 +6,24 @@ exactly as it was.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import warnings
 import weakref
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import is_dataclass
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from initguide._outputs import Average, Bounds, moments, tensors
+from initguide._unchanged import copies, unchanged
 from initguide.layers import arguments, check_memory
 
 if TYPE_CHECKING:
@@ -29,18 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = ["probe"]
 
-Bounds = tuple[float, float]
-Key = tuple[int, str, str]  # layer, name, prefix of the quantities
-
-# Activations by their names in torch, with the bounds of those that level off on both sides.
-_BOUNDS: dict[str, Bounds | None] = {
-    **dict.fromkeys(["relu", "relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu"]),
-    **dict.fromkeys(["silu", "mish", "hardswish", "softplus", "log_sigmoid", "threshold"]),
-    **dict.fromkeys(["softshrink", "hardshrink", "tanhshrink", "hardtanh"]),
+# Activations by their names in torch, and the bounds of those that level off on both sides.
+_BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(["tanh", "softsign", "erf"], (-1.0, 1.0)),
     **dict.fromkeys(["sigmoid", "hardsigmoid"], (0.0, 1.0)),
 }
-_QUANTITIES = ("mean", "second_moment", "zeros", "saturated")
+_ACTIVATIONS = {
+    *("relu", "relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu"),
+    *("silu", "mish", "hardswish", "softplus", "log_sigmoid", "threshold"),
+    *("softshrink", "hardshrink", "tanhshrink", "hardtanh", *_BOUNDS),
+}
 
 
 def probe(
@@ -95,10 +95,16 @@ def probe(
     is listed where autograd computes none: nothing in or before the layer requires it, the loss
     does not depend on it, or the output is a view that is then overwritten in place.
 
-    Afterwards parameters, buffers, their ``.grad`` and ``requires_grad``, each module's
-    attributes (its mode and hooks; lists, sets and dicts one level deep) and torch's random
-    state are what they were, also after an error. The batch's tensors are copied. Compiled
-    modules run uncompiled.
+    Afterwards the model is what it was, also after an error: parameters and buffers, their
+    ``.grad`` and ``requires_grad``; each module's attributes, its mode and hooks among them; and
+    what these hold, at any depth: tensors, numpy arrays, random generators, and the contents of
+    lists, dicts, sets, deques, of their subclasses (``Counter``), tuples, dataclasses and modules
+    that are no submodules. So are the random states of torch, numpy and Python. Not put back is
+    what else a forward reaches: attributes of objects of other classes, iterators, global
+    variables, files, and the history of a tensor that has one. A compiled module runs uncompiled.
+
+    The model gets copies of the batch's tensors and arrays, at any depth. Where one requires a
+    gradient the copy does, and the loss may differentiate by the one in the batch.
 
     Examples
     --------
@@ -113,37 +119,61 @@ def probe(
     >>> bool(moments["activation1"] < moments["hidden1"])  # what a ReLU takes away
     True
     """
-    import pandas as pd
-
     if not isinstance(model, nn.Module) or not (loss is None or callable(loss)):
         raise TypeError(
             f"model is of type {type(model).__name__}, loss of type {type(loss).__name__}: "
             "expected a torch.nn.Module and a function of its output, as in "
             "probe(model, x, lambda out: F.cross_entropy(out, y))."
         )
-    check_memory([*model.named_parameters(), *model.named_buffers()])
+    named = [*model.named_parameters(), *model.named_buffers()]
+    check_memory(named)
+    frozen = [name for name, tensor in named if tensor.is_inference()]
+    if frozen and loss is not None:
+        raise ValueError(
+            f"{frozen[0]!r} was made in inference mode, without gradients: expected an ordinary "
+            "tensor. Probe copy.deepcopy(model), or leave out the loss."
+        )
     graph = loss is not None or torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(graph), _unchanged(model, batch):
-        recorder = _Recorder(model, gradients=loss is not None)
+    with torch.inference_mode(False), torch.set_grad_enabled(graph), unchanged(model, batch):
+        # torch lets nobody write to the tensors of inference mode; those of a copy are ordinary.
+        measured = copy.deepcopy(model) if frozen else model
+        recorder = _Recorder(measured, copies(arguments(batch)), gradients=loss is not None)
         with recorder.hooks:
-            output = recorder.forward(*arguments(batch))
+            output = recorder.forward()
             if loss is not None:
                 recorder.backward(loss(output))
-    columns = ["layer", "name", "quantity", "value", "origin"]
-    return pd.DataFrame(recorder.rows(), columns=columns)
+        return recorder.table()
+
+
+class _Row(NamedTuple):
+    """Whose numbers they are: a layer's output, its gradient, or a parameter's gradient."""
+
+    layer: int
+    name: str
+    prefix: str = ""
+
+
+class _Seen(NamedTuple):
+    """What is known of a tensor as long as it has this version."""
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    measured: bool
+    bounds: Bounds | None
 
 
 class _Recorder(TorchFunctionMode):
-    """Follow a forward pass: sums over each layer's output and, by hooks, over its gradient.
+    """Follow a forward pass: moments of each layer's output and, by hooks, of its gradient.
 
     Global module hooks leave each module's own dicts of hooks alone. The function mode sees the
     activations that are no modules; and while it is on, torch's Transformer layers do not take
     their fused path, where no layer has an output.
     """
 
-    def __init__(self, model: nn.Module, *, gradients: bool) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, *, gradients: bool) -> None:
         super().__init__()
         self.model, self.gradients = model, gradients
+        self.args, self.kwargs = inputs
         self.names = {
             module: _plain(name)
             for name, module in model.named_modules()
@@ -155,19 +185,15 @@ class _Recorder(TorchFunctionMode):
             if not (isinstance(m, nn.Sequential) or [*m.children(), *m.parameters(recurse=False)])
         }
         self.calling: list[nn.Module] = []
-        self.first = {"": 1}  # module -> its first layer
+        self.first = {"": 1}  # a module's name -> its first layer
         self.layers = 0
         self.counts: Counter[str] = Counter()
-        # By id: a tensor and its version, whether it is measured, its bounds as long as not.
-        self.seen: dict[int, tuple[weakref.ref[Tensor], int, bool, Bounds | None]] = {}
-        self.sums: dict[Key, tuple[int, list[Tensor]]] = {}
+        self.seen: dict[int, _Seen] = {}  # by id
+        self.found: dict[_Row, dict[str, Average]] = {}  # by quantity
         self.hooks = ExitStack()  # on tensors; a layer may return a parameter
 
-    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def forward(self) -> Any:
         """Call the model. The hooks end with it: a checkpoint calls layers again in backward."""
-        # Copies: a layer may overwrite its input in place.
-        args = tuple(_copy(x) for x in args)
-        kwargs = {name: _copy(x) for name, x in kwargs.items()}
         with ExitStack() as stack:
             if "torch._dynamo" in sys.modules:  # else nothing is compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -175,15 +201,16 @@ class _Recorder(TorchFunctionMode):
                 warnings.filterwarnings("ignore", "Using `torch.compile")  # with global hooks
             stack.callback(register_module_forward_pre_hook(self.enter).remove)
             stack.callback(register_module_forward_hook(self.leave, always_call=True).remove)
-            for _, tensor in _tensors((args, kwargs)):
+            for _, tensor in tensors((self.args, self.kwargs)):
                 self.note(tensor, True)
             stack.enter_context(self)
             try:
-                return self.model(*args, **kwargs)
+                return self.model(*self.args, **self.kwargs)
             except TypeError as error:
                 error.add_note(
-                    f"probe called the model with {len(args)} positional inputs and the keywords "
-                    f"{list(kwargs)}: leave out targets, and put a single input in a tuple."
+                    f"probe called the model with {len(self.args)} positional inputs and the "
+                    f"keywords {list(self.kwargs)}: leave out targets, and put a single input in "
+                    "a tuple."
                 )
                 raise
 
@@ -193,8 +220,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")  # relu_, _threshold
-        if name in _BOUNDS and self.calling and isinstance(result, Tensor):
-            module, bounds = self.calling[-1], _BOUNDS[name]
+        if name in _ACTIVATIONS and self.calling and isinstance(result, Tensor):
+            module, bounds = self.calling[-1], _BOUNDS.get(name)
             if name == "hardtanh" and kwargs.get("min_val"):  # 0 in torch's ReLU6
                 bounds = kwargs["min_val"], kwargs["max_val"]
             self.note(result, False, bounds)
@@ -216,32 +243,34 @@ class _Recorder(TorchFunctionMode):
                 self.record(name, output, always=module in self.functions)
 
     def note(self, tensor: Tensor, measured: bool, bounds: Bounds | None = None) -> None:
-        self.seen[id(tensor)] = weakref.ref(tensor), _version(tensor), measured, bounds
+        self.seen[id(tensor)] = _Seen(weakref.ref(tensor), _version(tensor), measured, bounds)
 
     def look_up(self, tensor: Tensor) -> tuple[bool, Bounds | None]:
-        ref, version, measured, bounds = self.seen.get(id(tensor), (None, 0, False, None))
-        known = ref is not None and ref() is tensor and version == _version(tensor)
-        return (measured, bounds) if known else (False, None)
+        seen = self.seen.get(id(tensor))
+        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
+            return False, None
+        return seen.measured, seen.bounds
 
     def record(self, name: str, output: Any, *, always: bool = False) -> None:
         """Measure the tensors of an output, unless a layer has returned them already."""
-        found = [(path, t) for path, t in _tensors(output) if t.is_floating_point()]
+        found = [(path, t) for path, t in tensors(output) if t.is_floating_point()]
         new = [(path, t) for path, t in found if always or not self.look_up(t)[0]]
         if new:
             self.counts[name] += 1
             name += f"#{self.counts[name]}" if self.counts[name] > 1 else ""
         for path, tensor in new:
             self.layers += 1
-            label = name + path if len(found) > 1 else name
-            self.measure((self.layers, label, ""), tensor, self.look_up(tensor)[1])
+            row = _Row(self.layers, name + path if len(found) > 1 else name)
+            bounds = self.look_up(tensor)[1]
+            self.found[row] = moments(tensor.detach(), bounds)
             self.note(tensor, True)
             if self.gradients and tensor.requires_grad:
-                measure = partial(self.measure, (self.layers, label, "gradient_"))
-                handle = tensor.register_hook(measure)  # type: ignore[no-untyped-call]
+                keep = partial(self.keep, row._replace(prefix="gradient_"))
+                handle = tensor.register_hook(keep)  # type: ignore[no-untyped-call]
                 self.hooks.callback(handle.remove)
 
-    def measure(self, key: Key, tensor: Tensor, bounds: Bounds | None = None) -> None:
-        self.sums[key] = tensor.numel(), _sums(tensor.detach(), bounds)
+    def keep(self, row: _Row, gradient: Tensor) -> None:
+        self.found[row] = moments(gradient.detach())
 
     def backward(self, loss: object) -> None:
         """Differentiate the loss; nothing is added to any ``.grad``."""
@@ -254,8 +283,9 @@ class _Recorder(TorchFunctionMode):
             )
         trained = {_plain(n): p for n, p in self.model.named_parameters() if p.requires_grad}
         gradients: tuple[Tensor | None, ...] = ()
-        self.sums = {key: sums for key, sums in self.sums.items() if not key[2]}
-        if trained and loss.requires_grad:  # ^ the loss may have taken derivatives for itself
+        # The model or the loss may have taken derivatives for itself.
+        self.found = {row: values for row, values in self.found.items() if not row.prefix}
+        if trained and loss.requires_grad:
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         if all(gradient is None for gradient in gradients):
             raise ValueError(
@@ -268,95 +298,30 @@ class _Recorder(TorchFunctionMode):
                 owner = name.rpartition(".")[0]
                 while owner not in self.first:  # never called itself, as attention's out_proj
                     owner = owner.rpartition(".")[0]
-                self.measure((self.first[owner], name, "weight_gradient_"), gradient)
+                self.keep(_Row(self.first[owner], name, "weight_gradient_"), gradient)
 
-    def rows(self) -> list[tuple[int, str, str, float, str]]:
-        """Turn sums into moments and fractions, with one transfer from the device."""
-        flat = [value for _, sums in self.sums.values() for value in sums]
-        if not flat:
+    def table(self) -> pd.DataFrame:
+        """Return the layers table, with one transfer from the device."""
+        import pandas as pd
+
+        if not self.found:
             raise ValueError(
                 f"{type(self.model).__name__} has no layer to measure: expected a module that is "
                 "called and returns floating-point tensors. Register layers as attributes or in "
                 "an nn.ModuleList, and call them, not their forward()."
             )
-        values = iter(torch.stack([value.to(flat[0].device) for value in flat]).tolist())
-        rows = []
-        for (layer, name, prefix), (n, sums) in self.sums.items():
-            for quantity, value in zip(_QUANTITIES[: len(sums)], values, strict=False):
-                total = n - value if quantity == "zeros" else value
-                value = total / n if n else math.nan
-                rows.append((layer, name, prefix + quantity, value, "measured"))
-        return sorted(rows, key=lambda row: row[0])
-
-
-def _sums(x: Tensor, bounds: Bounds | None) -> list[Tensor]:
-    """Return the sum, the sum of squares, the number of nonzeros and that of saturated values."""
-    x = x if x.layout is torch.strided else x.to_dense()
-    # In the order of memory, and in parts that fit a cache: no second copy of the whole.
-    flat = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True)).reshape(-1)
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    total: list[Tensor] = []
-    for part in torch.split(flat, 2**16 if x.device.type == "cpu" else 2**24):
-        wide = part.to(dtype, copy=True)
-        sums = [wide.sum(), wide.dot(wide)]
-        if bounds is not None:
-            middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-            sums.append((wide - middle).abs_().ge_(0.98 * half).sum())
-        sums.insert(2, wide.ne_(0).sum())  # in place and last: the fastest way to count
-        total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
-    return total
-
-
-def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a module's output, each with the expression that selects it."""
-    if isinstance(value, Tensor):
-        yield path, value
-    items: dict[str, Any] = {}
-    if isinstance(value, Mapping):
-        items = {f"[{key!r}]": part for key, part in value.items()}
-    elif isinstance(value, (tuple, list)):
-        items = {f"[{key}]": part for key, part in enumerate(value)}
-    elif is_dataclass(value):
-        items = {f".{key}": part for key, part in vars(value).items()}
-    for key, part in items.items():
-        yield from _tensors(part, path + key)
-
-
-@contextmanager
-def _unchanged(model: nn.Module, batch: Any) -> Iterator[None]:
-    """Put parameters, buffers, gradients, attributes and random states back at the end."""
-    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    tensors = [*model.parameters(), *model.buffers()]
-    # A forward may write into them (BatchNorm, Embedding's max_norm) or rebind .data, which
-    # shares their memory but not the version that a pending graph checks. Where elements
-    # overlap, as in an expanded tensor, torch refuses to write.
-    writable = [t for t in tensors if torch._debug_has_internal_overlap(t) != 1]
-    values = [(t, t.data, t.data.clone()) for t in writable]
-    attributes: list[tuple[Any, Any]] = [(vars(m), dict(vars(m))) for m in model.modules()]
-    contents = [part for _, saved in attributes for part in saved.values()]
-    kinds = (dict, OrderedDict, list, set)
-    attributes += [(part, part.copy()) for part in contents if type(part) in kinds]
-    devices = {t.device for _, t in _tensors((tensors, batch))}
-    kind = next((d.type for d in devices if d.type != "cpu"), None)
-    with torch.random.fork_rng([d for d in devices if d.type == kind], device_type=kind or "cuda"):
-        try:
-            for p, _, _ in parameters:
-                p.grad = None  # should the loss call backward()
-            yield
-        finally:
-            for now, saved in attributes:
-                now.clear()
-                (now.extend if isinstance(now, list) else now.update)(saved)
-            for tensor, alias, copy in values:
-                tensor.data = alias
-                alias.copy_(copy)
-            for p, gradient, required in parameters:
-                p.grad = gradient
-                p.requires_grad_(required)
-
-
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+        found = [
+            (row, quantity, average)
+            for row, by_quantity in sorted(self.found.items(), key=lambda item: item[0].layer)
+            for quantity, average in by_quantity.items()
+        ]
+        device = found[0][2].total.device
+        totals = torch.stack([average.total.to(device) for _, _, average in found]).tolist()
+        rows = [
+            (row.layer, row.name, row.prefix + quantity, total / n if n else math.nan, "measured")
+            for (row, quantity, (_, n)), total in zip(found, totals, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["layer", "name", "quantity", "value", "origin"])
 
 
 def _version(tensor: Tensor) -> int:

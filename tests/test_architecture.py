@@ -18,6 +18,8 @@ PACKAGE = Path(importlib.util.find_spec("initguide").submodule_search_locations[
 # A module imports from those above it only; "" is initguide/__init__.py.
 ORDER = [
     "layers",
+    "_unchanged",
+    "_outputs",
     "activations",
     "_elementwise",
     "gains",
