@@ -369,7 +369,9 @@ def test_in_place_models_and_metrics_leave_the_data_alone(make):
     def shifts(outputs, targets):
         return outputs.add_(1).sum() + targets.clamp_(max=0).sum()
 
-    data = Dataset("own", *(t.clone() for t in (X, LABELS, X_TEST, LABELS_TEST)), tuple("abc"), DRAWN)
+    data = Dataset(
+        "own", *(t.clone() for t in (X, LABELS, X_TEST, LABELS_TEST)), tuple("abc"), DRAWN
+    )
     metrics = {"first": shifts, "second": shifts}
     for order in ("per_seed", "shared", "sequential"):
         history = train(build(make), data, **SHORT, batch_order=order, metrics=metrics)
