@@ -15,6 +15,8 @@ from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
 from initguide.gains import gain
 from initguide.history import History
+from initguide.initialization import Initialization
+from initguide.initialize import initialize_
 from initguide.initializers import (
     constant_,
     glorot_normal_,
@@ -34,9 +36,10 @@ from initguide.initializers import (
 from initguide.layers import fans
 from initguide.lsuv import LSUVLayer, LSUVReport, lsuv_
 from initguide.models import logistic_regression, mlp
-from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
+from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_
 from initguide.propagation import probe
-from initguide.schemes import SCHEMES, Initialization, Scheme, get_scheme, initialize_
+from initguide.recurrent import recurrent_
+from initguide.schemes import SCHEMES, Scheme, get_scheme
 from initguide.statistics import compare, describe, summarize
 from initguide.training import evaluate, train
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from initguide.schemes import Scheme, get_scheme, initialize_
+from initguide.initialize import initialize_
+from initguide.schemes import Scheme, get_scheme
 
 __all__ = ["Ensemble", "run_generator"]
 
@@ -77,6 +79,8 @@ class Ensemble:
         *,
         schemes: Iterable[str | Scheme] | Mapping[str, str | Scheme],
         seeds: Iterable[int],
+        rules: Mapping[str, Any] | None = None,
+        batch: Any = None,
     ) -> Ensemble:
         """Build and initialize a model for each scheme and each seed.
 
@@ -90,6 +94,9 @@ class Ensemble:
         seeds : iterable of int
             Different numbers, not negative. All schemes get each seed, so that they can be
             compared in pairs.
+        rules, batch
+            As in `initialize_`, the same for all runs: ``rules={"rnn": None}`` keeps what
+            ``make_model`` gave a layer under that seed.
 
         Returns
         -------
@@ -136,7 +143,8 @@ class Ensemble:
             model = _seeded(make_model, seed)
             for scheme in named.values():
                 models.append(copy.deepcopy(model))
-                initialize_(models[-1], scheme, generator=run_generator(seed, "weights"))
+                generator = run_generator(seed, "weights")
+                initialize_(models[-1], scheme, rules=rules, batch=batch, generator=generator)
         return cls(
             template=copy.deepcopy(models[0]),
             parameters=_stack([dict(model.named_parameters()) for model in models]),

@@ -59,7 +59,8 @@ def variance_scaling_(
     Parameters
     ----------
     w : Tensor
-        Weight of shape ``(out, in, *kernel)``, changed in place.
+        Weight of shape ``(out, in, *kernel)``, changed in place. Of a complex one, the variance
+        is :math:`E|w|^2`, half of it the real part's.
     scale : float
         Variance times fan, positive.
     mode : {"fan_in", "fan_out", "fan_avg"}
@@ -98,7 +99,7 @@ def variance_scaling_(
     True
     """
     fan_in, fan_out = fans(w)
-    if not w.is_floating_point():
+    if not (w.is_floating_point() or w.is_complex()):
         raise TypeError(
             f"cannot initialize a weight of dtype {w.dtype}: expected floating point. "
             "Initialize before quantizing or casting the model."
@@ -113,6 +114,9 @@ def variance_scaling_(
     draw = _choose(
         "distribution", distribution, normal=normal_, uniform=_centred_, truncated_normal=_cut_
     )
+    if w.is_complex():  # half of the variance is the real part's
+        draw(torch.view_as_real(w.detach()), std=std / math.sqrt(2), generator=generator)
+        return w
     return draw(w, std=std, generator=generator)
 
 

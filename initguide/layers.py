@@ -67,9 +67,10 @@ def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False
     -----
     A tensor does not say how many groups it serves nor in which direction, so torch's own
     count is ``groups`` times too large for the fan-out of a grouped convolution and swaps
-    both fans of a transposed one. Strides are not counted, by the convention of
-    [he2015]_ and of every framework: a transposed convolution of stride :math:`s` in
-    :math:`d` dimensions sums :math:`s^d` times fewer inputs than its fan-in says.
+    both fans of a transposed one. Nor does it tell a stride. A transposed convolution of stride
+    :math:`s` sums, in each dimension, one of :math:`s` elements of its kernel, and a layer's
+    fan-in here counts those that meet. The stride of other convolutions concerns the fan-out
+    only, and is not counted, by the convention of [he2015]_.
 
     Examples
     --------
@@ -78,16 +79,21 @@ def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False
     Fans(fan_in=784, fan_out=100)
     >>> fans(nn.Conv2d(32, 32, 3, groups=32))  # depthwise: one channel in, one out
     Fans(fan_in=9, fan_out=9)
+    >>> fans(nn.ConvTranspose2d(8, 4, 4, stride=2)).fan_in  # 2 x 2 of the 4 x 4 meet an output
+    32
     """
+    steps = 1
     if isinstance(layer, nn.Module):
         if isinstance(layer, CONVOLUTIONS):
             groups, transposed = layer.groups, isinstance(layer, TRANSPOSED)
+            steps = math.prod(_periods(layer))
         elif not isinstance(layer, nn.Linear):
             raise TypeError(
                 f"cannot count the fans of a {type(layer).__name__}: expected Linear, Conv or "
                 "ConvTranspose. Pass the weight tensor itself, shaped (out, in, *kernel)."
             )
         layer = layer.weight
+        check_memory([("weight", layer)])
     if layer.ndim < 2:
         raise ValueError(
             f"cannot count the fans of a weight of shape {tuple(layer.shape)}: expected at least "
@@ -107,29 +113,57 @@ def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False
     kernel = math.prod(layer.shape[2:])
     if transposed:
         first, second = second, first
-    return Fans(fan_in=second * kernel, fan_out=first * kernel)
+    return Fans(fan_in=max(round(second * kernel / steps), 1), fan_out=first * kernel)
 
 
-def weight_views(layer: nn.Module) -> list[Tensor]:
-    """Return the weight as views of shape ``(out, in, *kernel)``, one a group.
+def weight_views(
+    layer: nn.Module, weight: Tensor | None = None, *, pointwise: bool = False
+) -> list[Tensor]:
+    """Return the weight as views of shape ``(out, in, *kernel)``, one a matrix.
 
     Each group of a convolution is a layer of its own, and a transposed convolution stores
-    its weight the other way round. On these views the fans of any initializer written for
+    its weight the other way round; if it has a stride, its outputs fall into classes that meet
+    different elements of the kernel. On these views the fans of any initializer written for
     plain tensors are right, torch's own included.
 
     Parameters
     ----------
     layer : nn.Module
         A Linear, Conv or ConvTranspose layer.
+    weight : Tensor, optional
+        In place of ``layer.weight``, of its shape.
+    pointwise : bool
+        Whether the layer's input has a single position, so that every output of a transposed
+        convolution meets one element of the kernel only.
 
     Returns
     -------
     list of Tensor
-        Views that share memory with ``layer.weight``.
+        Views that share memory with the weight.
     """
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    views = weight.detach().chunk(int(getattr(layer, "groups", 1)))
-    return [view.transpose(0, 1) if isinstance(layer, TRANSPOSED) else view for view in views]
+    whole: Tensor = layer.weight if weight is None else weight  # type: ignore[assignment]
+    views = list(whole.detach().chunk(int(getattr(layer, "groups", 1))))
+    if not isinstance(layer, TRANSPOSED):
+        return views
+    views = [view.transpose(0, 1) for view in views]
+    periods = whole.shape[2:] if pointwise else _periods(layer)
+    for axis, period in enumerate(periods, start=2):
+        starts = range(min(period, whole.shape[axis]))
+        views = [_every(view, axis, start, period) for view in views for start in starts]
+    return views
+
+
+def _every(view: Tensor, axis: int, start: int, period: int) -> Tensor:
+    index = [slice(None)] * axis + [slice(start, None, period)]
+    return view[tuple(index)]
+
+
+def _periods(layer: nn.Module) -> tuple[int, ...]:
+    """Return after how many elements of the kernel the same outputs are met again."""
+    if not isinstance(layer, TRANSPOSED):
+        return (1,)
+    sizes = zip(layer.stride, layer.dilation, layer.kernel_size, strict=True)
+    return tuple(min(s // math.gcd(s, d), k) for s, d, k in sizes)
 
 
 def check_memory(tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -1,28 +1,18 @@
 r"""Which weights keep the length of every signal? Those with orthonormal columns.
 
 :math:`\lVert W x \rVert = \lVert x \rVert` for every :math:`x` if and only if
-:math:`W^\top W = I`. `orthogonal_` draws such a matrix, `delta_orthogonal_` such a convolution,
-`identity_` is the simplest of them, and `recurrent_` fills a recurrent layer gate by gate.
-All work in place, and draw from ``generator`` alone.
+:math:`W^\top W = I`. `orthogonal_` draws such a matrix, `delta_orthogonal_` such a convolution, and
+`identity_` is the simplest of them. All work in place, and draw from ``generator`` alone.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["delta_orthogonal_", "identity_", "orthogonal_", "recurrent_"]
-
-_Recurrent = TypeVar("_Recurrent", bound=nn.RNNBase | nn.RNNCellBase)
-
-# What a recurrent layer multiplies its hidden state by; weight_hr is an LSTM's projection. Other
-# names that start so belong to weight_norm.
-_HIDDEN = re.compile(r"weight_h[hr](_l\d+(_reverse)?)?")
+__all__ = ["delta_orthogonal_", "identity_", "orthogonal_"]
 
 
 def orthogonal_(
@@ -202,72 +192,6 @@ def identity_(w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None
         )
     nn.init.eye_(w.detach()).mul_(gain)
     return w
-
-
-def recurrent_(
-    rnn: _Recurrent,
-    weight: Callable[..., Tensor] = orthogonal_,
-    *,
-    generator: torch.Generator | None = None,
-) -> _Recurrent:
-    r"""Fill the hidden-to-hidden weights of a recurrent layer, each gate's on its own.
-
-    torch packs the weights of all gates into one tensor: three of a GRU, four of an LSTM. An
-    initializer that sees the tall matrix makes its columns orthonormal, and each gate's block is
-    then far from orthogonal.
-
-    Parameters
-    ----------
-    rnn : nn.RNN, nn.GRU, nn.LSTM or one of their cells
-        Changed in place: every layer, both directions, and the projection of an LSTM that has
-        one. Input weights and biases are left alone.
-    weight : callable
-        In-place initializer ``weight(w, generator=...)`` that receives each gate's block of shape
-        ``(hidden, hidden)``, such as `orthogonal_` or `identity_`.
-    generator : torch.Generator, optional
-        Where the draws come from; torch's global one by default.
-
-    Returns
-    -------
-    nn.Module
-        ``rnn``.
-
-    Raises
-    ------
-    TypeError
-        If ``rnn`` is not a recurrent layer.
-    ValueError
-        If its hidden weights are computed from others, by a parametrization.
-
-    Notes
-    -----
-    What ``weight`` raises leaves the layer unchanged.
-
-    Examples
-    --------
-    >>> import torch
-    >>> lstm = recurrent_(torch.nn.LSTM(3, 5), generator=torch.Generator().manual_seed(0))
-    >>> [torch.allclose(w.T @ w, torch.eye(5), atol=1e-6) for w in lstm.weight_hh_l0.split(5)]
-    [True, True, True, True]
-    """
-    if not isinstance(rnn, nn.RNNBase | nn.RNNCellBase):
-        raise TypeError(
-            f"{type(rnn).__name__} is not a recurrent layer: expected RNN, GRU, LSTM or one of "
-            "their cells. Pass the layer itself, for example model.lstm."
-        )
-    hidden = [p for name, p in rnn.named_parameters(recurse=False) if _HIDDEN.fullmatch(name)]
-    if not hidden:
-        raise ValueError(
-            f"this {type(rnn).__name__} has no hidden weights of its own: expected parameters such "
-            "as weight_hh_l0. Fill it before it is parametrized."
-        )
-    filled = [p.detach().clone() for p in hidden]
-    for tensor in filled:
-        for block in torch.split(tensor, rnn.hidden_size):
-            weight(block, generator=generator)
-    for p, tensor in zip(hidden, filled, strict=True):
-        p.detach().copy_(tensor)
-    return rnn
 
 
 def _check(w: Tensor, gain: float) -> None:

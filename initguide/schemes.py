@@ -1,4 +1,4 @@
-"""Which rule fills which tensor of a model? A scheme says; `initialize_` does it.
+"""Which rule fills which tensor of a model? A `Scheme` says; `initialize_` does it.
 
 A `Scheme` is data: a weight initializer, a bias initializer and, where one is wanted, an
 exception for the output layer. `SCHEMES` holds those that the literature and the tutorials
@@ -12,20 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from initguide import initializers as init
-from initguide.gains import gain
-from initguide.layers import LAYERS, Fans, check_memory, fans, weight_views
 from initguide.orthogonal import orthogonal_
 
-__all__ = ["SCHEMES", "Initialization", "Scheme", "get_scheme", "initialize_"]
+__all__ = ["SCHEMES", "Scheme", "get_scheme"]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A named rule for the weights and biases of a model.
+    r"""A named rule for the weights and biases of a model.
 
     Parameters
     ----------
@@ -40,6 +37,9 @@ class Scheme:
         A constant, or ``bias(b, fans, generator=...)`` with the `Fans` of the layer's weight.
     readout : float or callable, optional
         Weight initializer of the output layer where it differs from ``weight``.
+    readout_bias : float or callable, optional
+        Bias of the output layer where it differs: :math:`-\log((1-p)/p)` lets a sigmoid begin at a
+        class's share :math:`p`.
     label, formula, source : str
         Name in figures, TeX of the weight's distribution, key in the bibliography.
     color, marker : str
@@ -59,6 +59,7 @@ class Scheme:
     weight: float | Callable[..., Tensor]
     bias: float | Callable[..., Tensor] = 0.0
     readout: float | Callable[..., Tensor] | None = None
+    readout_bias: float | Callable[..., Tensor] | None = None
     label: str = ""
     formula: str = ""
     source: str = ""
@@ -93,6 +94,7 @@ class Scheme:
 
         Examples
         --------
+        >>> from initguide import gain
         >>> scheme = get_scheme("he_normal").with_gain(gain("tanh"))
         >>> scheme.label.startswith("He normal (gain ")
         True
@@ -206,123 +208,3 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
             "For a rule of your own pass an initguide.Scheme."
         )
     return SCHEMES[name]
-
-
-@dataclass(frozen=True)
-class Initialization:
-    """What `initialize_` did to a model.
-
-    Attributes
-    ----------
-    scheme : Scheme
-    initialized : tuple of str
-        Names of the layers whose parameters were filled.
-    left_alone : tuple of str
-        Names of the parameters that no rule covers: they are what they were.
-    """
-
-    scheme: Scheme
-    initialized: tuple[str, ...]
-    left_alone: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        left = ", ".join(self.left_alone) or "nothing"
-        return f"{self.scheme.label}: initialized {', '.join(self.initialized)}; left alone {left}"
-
-
-def initialize_(
-    model: nn.Module,
-    scheme: str | Scheme,
-    *,
-    activation: str | Callable[[Tensor], Tensor] | None = None,
-    generator: torch.Generator | None = None,
-) -> Initialization:
-    """Fill every Linear, Conv and ConvTranspose layer of a model by a scheme.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    scheme : str or Scheme
-        A key of `SCHEMES` or a scheme of your own.
-    activation : str, Activation, nn.Module or callable, optional
-        The network's activation, for a scheme with a gain: it gets the forward `gain`.
-    generator : torch.Generator, optional
-        Where all draws come from, layer by layer in the order of ``model.named_modules()``;
-        torch's global one by default.
-
-    Returns
-    -------
-    Initialization
-        The layers that were filled and the parameters that were left alone: those of
-        normalization, embedding, recurrent and other layers.
-
-    Raises
-    ------
-    ValueError
-        If the scheme is unknown, the model has no layer to initialize, or one of its weights
-        has no memory yet (lazy or meta device); if ``activation`` is given and the scheme takes
-        no gain or the activation has none. The model is then unchanged.
-
-    Notes
-    -----
-    A weight shared by several layers is filled once. The output layer, for a scheme that
-    treats it apart, is the last one in that order. The gain is given to all other layers, to the
-    first one too, though no activation precedes it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
-    >>> initialize_(model, "he_normal", generator=torch.Generator().manual_seed(0))
-    He normal: initialized 0, 2; left alone nothing
-    >>> done = initialize_(model, "he_normal", activation=nn.GELU())
-    >>> done.scheme.label.startswith("He normal (gain ")
-    True
-    """
-    scheme = get_scheme(scheme)
-    if activation is not None:
-        scheme = scheme.with_gain(gain(activation))
-    layers = {
-        name: m
-        for name, m in model.named_modules()
-        # A parametrized or pruned layer computes its weight: filling that would be lost.
-        if isinstance(m, LAYERS) and isinstance(m.weight, nn.Parameter)
-    }
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} has no layer to initialize: expected at least one Linear, "
-            "Conv or ConvTranspose. Fill its parameters with the functions of "
-            "initguide.initializers."
-        )
-    check_memory((f"{name}.weight".lstrip("."), layer.weight) for name, layer in layers.items())
-    filled: set[int] = set()
-    for number, layer in enumerate(layers.values(), start=1):
-        readout = scheme.readout is not None and number == len(layers)
-        views = [layer.weight.detach()] if scheme.as_stored else weight_views(layer)
-        if id(layer.weight) not in filled:
-            for view in views:
-                dense = view.contiguous()  # orthogonal_ cannot write into a transposed view
-                _fill_(dense, scheme.readout if readout else scheme.weight, generator=generator)
-                view.copy_(dense)
-        if layer.bias is not None and id(layer.bias) not in filled:
-            _fill_(layer.bias.detach(), scheme.bias, fans(views[0]), generator=generator)
-        filled.update(map(id, layer.parameters(recurse=False)))
-    return Initialization(
-        scheme,
-        tuple(layers),
-        tuple(name for name, p in model.named_parameters() if id(p) not in filled),
-    )
-
-
-def _fill_(
-    tensor: Tensor,
-    rule: float | Callable[..., Tensor] | None,
-    *fan: Fans,
-    generator: torch.Generator | None,
-) -> None:
-    if callable(rule):
-        rule(tensor, *fan, generator=generator)
-    elif rule is not None:
-        init.constant_(tensor, rule)

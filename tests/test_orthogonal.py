@@ -1,6 +1,5 @@
 """Orthogonal weights have the singular values they promise, as numpy computes them."""
 
-import itertools
 import math
 
 import jax
@@ -11,7 +10,7 @@ from torch import nn
 
 from initguide import Scheme, initialize_
 from initguide.layers import weight_views
-from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_, recurrent_
+from initguide.orthogonal import delta_orthogonal_, identity_, orthogonal_
 
 SHAPES = [(5, 5), (7, 4), (4, 7), (1, 6), (6, 1), (8, 3, 3, 3), (3, 8, 5), (4, 2, 2, 3, 2)]
 CONVOLUTIONS = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}
@@ -240,79 +239,6 @@ def test_identity_equals_numpy(shape):
         np.testing.assert_array_equal(w.numpy(), gain * np.eye(*shape))
 
 
-def test_a_recurrent_identity_adds_up_what_it_is_given():
-    rnn = recurrent_(nn.RNN(4, 4, nonlinearity="relu", batch_first=True), identity_)
-    for bias in (rnn.bias_ih_l0, rnn.bias_hh_l0):
-        nn.init.zeros_(bias)
-    identity_(rnn.weight_ih_l0)
-    x = torch.rand(2, 50, 4, generator=generator())
-    _, last = rnn(x)
-    np.testing.assert_allclose(last[0].detach(), x.sum(1), rtol=50 * EPS[torch.float32])
-
-
-RECURRENT = {
-    "RNN": (1, lambda: nn.RNN(3, 6)),
-    "GRU": (3, lambda: nn.GRU(3, 6, num_layers=2, bidirectional=True)),
-    "LSTM": (4, lambda: nn.LSTM(3, 6, num_layers=2)),
-    "projected": (4, lambda: nn.LSTM(3, 6, proj_size=2)),
-    "RNNCell": (1, lambda: nn.RNNCell(3, 6)),
-    "GRUCell": (3, lambda: nn.GRUCell(3, 6)),
-    "LSTMCell": (4, lambda: nn.LSTMCell(3, 6)),
-}
-
-
-@pytest.mark.parametrize("kind", RECURRENT)
-def test_each_gate_is_orthogonal_on_its_own(kind):
-    gates, make = RECURRENT[kind]
-    rnn = make().double()
-    before = {name: p.detach().clone() for name, p in rnn.named_parameters()}
-    assert recurrent_(rnn, generator=generator()) is rnn
-    seen = []
-    for name, p in rnn.named_parameters():
-        if name.startswith(("weight_hh", "weight_hr")):
-            seen += np.split(p.detach().numpy(), gates if "hh" in name else 1)
-        else:
-            assert torch.equal(p, before[name]), name
-    for block in seen:
-        np.testing.assert_allclose(singular_values(block), 1, rtol=1e-13)
-    for one, other in itertools.combinations(seen, 2):
-        assert one.shape != other.shape or not np.allclose(one, other)
-    layers = 1 if kind.endswith("Cell") else rnn.num_layers * (1 + rnn.bidirectional)
-    assert len(seen) == layers * (gates + (kind == "projected"))
-
-
-def test_an_initializer_that_sees_all_gates_at_once_makes_none_orthogonal():
-    lstm = nn.LSTM(3, 6).double()
-    nn.init.orthogonal_(lstm.weight_hh_l0, generator=generator())
-    for block in np.split(lstm.weight_hh_l0.detach().numpy(), 4):
-        assert singular_values(block).min() < 0.5
-
-
-def test_recurrent_layers_take_torch_functions_and_depend_on_the_generator_alone():
-    state = torch.get_rng_state()
-    one, other = nn.GRU(2, 3), nn.GRU(2, 3)
-    torch.set_rng_state(state)
-    for rnn in (one, other):
-        recurrent_(rnn, nn.init.orthogonal_, generator=generator())
-    assert torch.equal(one.weight_hh_l0, other.weight_hh_l0)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_rule_that_fails_half_way_leaves_the_recurrent_layer_unchanged():
-    rnn, calls = nn.GRU(2, 3), []
-    before = [p.detach().clone() for p in rnn.parameters()]
-
-    def fails(w, *, generator):
-        calls.append(w.zero_())
-        if len(calls) == 2:
-            raise ArithmeticError("no more")
-        return w
-
-    with pytest.raises(ArithmeticError, match="no more"):
-        recurrent_(rnn, fails)
-    assert all(torch.equal(p, b) for p, b in zip(rnn.parameters(), before, strict=True))
-
-
 ALL = [orthogonal_, delta_orthogonal_, identity_]
 MISTAKES = [
     *((rule, (3,), {}, ValueError, r"\(3,\).*expected \(out, in, \*kernel\).*constant_")
@@ -343,11 +269,3 @@ def test_integers_are_refused(rule):
         with pytest.raises(TypeError, match=rf"{dtype}.*floating point.*quantizing"):
             rule(w)
         assert (w == 1).all()
-
-
-def test_only_recurrent_layers_have_gates():
-    with pytest.raises(TypeError, match=r"Linear.*RNN, GRU, LSTM.*model\.lstm"):
-        recurrent_(nn.Linear(2, 2))
-    lstm = nn.utils.parametrizations.weight_norm(nn.LSTM(2, 3), "weight_hh_l0")
-    with pytest.raises(ValueError, match=r"LSTM.*weight_hh_l0.*before it is parametrized"):
-        recurrent_(lstm)

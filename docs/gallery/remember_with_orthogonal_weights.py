@@ -151,7 +151,7 @@ class Memory(nn.Module):
         return self.output(torch.stack(states[-3:], dim=1)).mT
 
 
-build = partial(ig.Ensemble.build, seeds=seeds)
+build = partial(ig.Ensemble.build, seeds=seeds, rules={"rnn": None})
 parts = [
     build(partial(Memory, start), schemes={name: "lecun_normal"})
     for name, start in starts.items()
@@ -266,9 +266,7 @@ class LSTM(nn.Module):
 short = *copy_task(4800, 10), *copy_task(500, 10)
 data = ig.Dataset("copy task", *short, tuple("ABCDEFGH"), origin)
 parts = [
-    ig.Ensemble.build(
-        partial(LSTM, starts[name]), schemes={name: "lecun_normal"}, seeds=range(12)
-    )
+    build(partial(LSTM, starts[name]), schemes={name: "lecun_normal"}, seeds=range(12))
     for name in ("orthogonal", "Gaussian", "PyTorch default")
 ]
 lstms = ig.Ensemble.concatenate(parts)
