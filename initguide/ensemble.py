@@ -124,8 +124,8 @@ class Ensemble:
         >>> len(ensemble), ensemble.parameters["hidden1.weight"].shape
         (6, torch.Size([6, 3, 4]))
         """
-        rules = schemes if isinstance(schemes, Mapping) else {_name(s): s for s in _listed(schemes)}
-        named = {name: get_scheme(rule) for name, rule in rules.items()}
+        rows = schemes if isinstance(schemes, Mapping) else {_name(s): s for s in _listed(schemes)}
+        named = {name: get_scheme(scheme) for name, scheme in rows.items()}
         seeds = tuple(seeds)
         if not named or not seeds:
             raise ValueError(
@@ -188,7 +188,7 @@ class Ensemble:
 
     def select(self, runs: Sequence[int] | slice) -> Ensemble:
         """Return the ensemble of some of the runs, by position; its tensors are copies."""
-        index = torch.arange(len(self))[runs]
+        index = torch.arange(len(self))[runs if isinstance(runs, slice) else [*runs]]
         return replace(
             self,
             parameters={name: p.detach()[index].clone() for name, p in self.parameters.items()},
