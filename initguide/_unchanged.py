@@ -162,15 +162,13 @@ class _Saved(NamedTuple):
 
 def _restorer(value: Any) -> Callable[[], object] | None:
     """Return what puts back the contents of a container, an array or a random generator."""
-    if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return partial(_refill, value, kind.clear, kind.update, tuple(kind.items(value)))
-    if isinstance(value, list):
-        return partial(_refill, value, list.clear, list.extend, tuple(value))
-    if isinstance(value, set):
-        return partial(_refill, value, set.clear, set.update, tuple(value))
-    if isinstance(value, deque):
-        return partial(_refill, value, deque.clear, deque.extend, tuple(value))
+    if isinstance(value, (dict, list, set, deque)):
+        if not value:
+            return value.clear  # most are dicts of hooks, without any
+        # The base's methods: Counter.update adds, and a subclass may have effects of its own.
+        base: Any = next(c for c in (OrderedDict, dict, list, set, deque) if isinstance(value, c))
+        contents = tuple(base.items(value) if isinstance(value, dict) else value)
+        return partial(_refill, base, value, contents)
     if isinstance(value, np.ndarray) and value.flags.writeable:
         return partial(np.copyto, value, value.copy())
     if isinstance(value, torch.Generator):
@@ -184,16 +182,9 @@ def _restorer(value: Any) -> Callable[[], object] | None:
     return None
 
 
-def _refill(
-    value: Any,
-    clear: Callable[[Any], None],
-    fill: Callable[[Any, tuple[Any, ...]], None],
-    contents: tuple[Any, ...],
-) -> None:
-    # The base class's methods: Counter.update adds, and a subclass may have effects of its own.
-    if value or contents:
-        clear(value)
-        fill(value, contents)
+def _refill(base: Any, value: Any, contents: tuple[Any, ...]) -> None:
+    base.clear(value)
+    (base.update if hasattr(base, "update") else base.extend)(value, contents)
 
 
 @contextmanager

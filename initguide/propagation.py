@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from initguide._outputs import Average, Bounds, moments, tensors
+from initguide._outputs import Average, Axes, Bounds, moments, tensors
 from initguide._unchanged import copies, unchanged
 from initguide.layers import arguments, check_memory
 
@@ -67,6 +67,9 @@ def probe(
         - ``mean``, ``second_moment``, ``zeros`` (the fraction that is exactly 0);
         - ``saturated``, the fraction within 1 % of the range of a bound, if it is the result of
           tanh, sigmoid, hardtanh, hardsigmoid, softsign or erf;
+        - if it has a batch dimension: ``example_variance``, each unit's variance over the examples
+          at each position, and their mean, ``output.var(dim=0).mean()``; and ``dead_units``, the
+          fraction of units that are 0 for every example at every position;
         - with a loss, ``gradient_mean``, ``gradient_second_moment`` and ``gradient_zeros`` of
           the loss's gradient with respect to it.
 
@@ -90,10 +93,18 @@ def probe(
     ``lstm[1][0]``, ``heads['logits']``. Only floating-point tensors count, with the values that
     the layer returned: before any in-place operation behind it.
 
-    ReLU6, like ReLU, is judged by ``zeros``. Sums are taken in double precision (single on a
-    device that has no other). Values that are not finite are recorded as they are. No gradient
-    is listed where autograd computes none: nothing in or before the layer requires it, the loss
-    does not depend on it, or the output is a view that is then overwritten in place.
+    A batch dimension is one, of two or more, whose size is that of the inputs' first dimension; or
+    of their second, if the first module with ``batch_first=False`` gets them that way. An output
+    without one, as of a position embedding, has no ``example_variance`` and no ``dead_units``, nor
+    has one of less than two dimensions, or a batch of one example. Units are channels behind a
+    convolution, batch or group normalization, and the last dimension behind other layers.
+
+    ``second_moment`` does not tell a signal from biases, which are the same for all examples;
+    ``example_variance`` does. ReLU6, like ReLU, is judged by ``zeros``. Sums are taken in double
+    precision (single on a device that has no other). Values that are not finite are recorded as
+    they are. No gradient is listed where autograd computes none: nothing in or before the layer
+    requires it, the loss does not depend on it, or the output is a view that is then overwritten
+    in place.
 
     Afterwards the model is what it was, also after an error: parameters and buffers, their
     ``.grad`` and ``requires_grad``; each module's attributes, its mode and hooks among them; and
@@ -174,6 +185,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.model, self.gradients = model, gradients
         self.args, self.kwargs = inputs
+        self.axes = Axes(model, inputs)
         self.names = {
             module: _plain(name)
             for name, module in model.named_modules()
@@ -233,6 +245,7 @@ class _Recorder(TorchFunctionMode):
     def enter(self, module: nn.Module, args: Any) -> None:
         if module in self.names:
             self.calling.append(module)
+            self.axes.enter(module, args)
             self.first.setdefault(self.names[module], self.layers + 1)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -240,7 +253,7 @@ class _Recorder(TorchFunctionMode):
             self.calling.pop()
             with torch._C.DisableTorchFunction():
                 name = self.names[module] or type(module).__name__
-                self.record(name, output, always=module in self.functions)
+                self.record(name, output, module, always=module in self.functions)
 
     def note(self, tensor: Tensor, measured: bool, bounds: Bounds | None = None) -> None:
         self.seen[id(tensor)] = _Seen(weakref.ref(tensor), _version(tensor), measured, bounds)
@@ -251,7 +264,9 @@ class _Recorder(TorchFunctionMode):
             return False, None
         return seen.measured, seen.bounds
 
-    def record(self, name: str, output: Any, *, always: bool = False) -> None:
+    def record(
+        self, name: str, output: Any, module: nn.Module | None = None, *, always: bool = False
+    ) -> None:
         """Measure the tensors of an output, unless a layer has returned them already."""
         found = [(path, t) for path, t in tensors(output) if t.is_floating_point()]
         new = [(path, t) for path, t in found if always or not self.look_up(t)[0]]
@@ -261,8 +276,9 @@ class _Recorder(TorchFunctionMode):
         for path, tensor in new:
             self.layers += 1
             row = _Row(self.layers, name + path if len(found) > 1 else name)
+            examples, unit = self.axes.of(module, tensor.shape)
             bounds = self.look_up(tensor)[1]
-            self.found[row] = moments(tensor.detach(), bounds)
+            self.found[row] = moments(tensor.detach(), bounds, examples=examples, unit=unit)
             self.note(tensor, True)
             if self.gradients and tensor.requires_grad:
                 keep = partial(self.keep, row._replace(prefix="gradient_"))

@@ -22,9 +22,20 @@ def moments(x, prefix=""):
     return {prefix + quantity: value for quantity, value in values.items()}
 
 
-def by_hand(model, batch, loss=None):
+def example_moments(x, unit, examples=0):
+    """Return what numpy finds for the variance over examples, and for units that are 0."""
+    x = x.detach().double().numpy()
+    others = tuple({*range(x.ndim)} - {unit % x.ndim})
+    return {
+        "example_variance": x.var(axis=examples, ddof=1).mean(),
+        "dead_units": np.mean((x == 0).all(axis=others)),
+    }
+
+
+def by_hand(model, batch, loss=None, unit=None):
     """Return ``{(name, call): quantities}`` of all leaves and parameters, from plain hooks.
 
+    With ``unit``, the dimension that counts units, also what is said of examples and units.
     The model goes on with a clone of each output, so that nothing overwrites what is kept.
     """
     model = copy.deepcopy(model)
@@ -43,6 +54,9 @@ def by_hand(model, batch, loss=None):
             module.register_forward_hook(functools.partial(keep, name))
     output = model(*batch)
     table = {key: moments(value) for key, value in outputs.items()}
+    if unit is not None:
+        for key, value in outputs.items():
+            table[key] |= example_moments(value, unit)
     if loss is not None:
         loss(output).backward()
         for key, value in outputs.items():

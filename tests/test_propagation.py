@@ -28,7 +28,7 @@ def test_an_mlp_equals_hand_written_hooks(dtype, activation, with_loss):
     x, loss = torch.randn(100, 784, dtype=dtype), cross_entropy(100) if with_loss else None
     with no_trace(model):
         table = probe(model, x, loss)
-    assert not assert_same(table, by_hand(model, [x], loss))
+    assert not assert_same(table, by_hand(model, [x], loss, unit=1))
     assert list(table.columns) == ["layer", "name", "quantity", "value", "origin"]
     assert set(table["origin"]) == {"measured"}
     assert table["layer"].is_monotonic_increasing and table["layer"].min() == 1
@@ -72,7 +72,7 @@ def test_a_resnet_with_inplace_relus(make, mode):
     x, loss = torch.randn(4, 3, side, side), cross_entropy(4)
     with no_trace(model):
         table = probe(model, x, loss)
-    assert not assert_same(table, by_hand(model, [x], loss))
+    assert not assert_same(table, by_hand(model, [x], loss, unit=1))
     assert sum("relu#2" in name for name in names(table)) == (2 if make is small_resnet else 8)
 
 
@@ -92,7 +92,7 @@ def test_a_transformer_encoder(mode, norm_first, with_loss):
     # Without a gradient torch would compute whole layers in one fused call.
     with no_trace(model), contextlib.nullcontext() if with_loss else torch.no_grad():
         table = probe(model, {"src": x, "src_key_padding_mask": mask}, loss)
-    expected = by_hand(model, [x, None, mask], loss)
+    expected = by_hand(model, [x, None, mask], loss, unit=-1)
     assert {("layers.0.self_attn", 1), ("layers.1.linear2", 1)} <= set(expected)
     more = {"layers.0.gelu", "layers.1.gelu"}  # called as functions by the layers
     more |= {"layers.0", "layers.1"} if norm_first else set()  # residual sums
