@@ -105,7 +105,7 @@ class Initialization:
     def _table(self) -> pd.DataFrame:
         table = self.frame()
         done = table["rule"].where(table["rule"] != "", "left alone: " + table["why"])
-        fan = table[["fan_in", "fan_out"]].astype("Int64").astype(str).replace("<NA>", "")
+        fan = table[["fan_in", "fan_out"]].map(lambda n: "" if n is None or n != n else f"{n:.0f}")
         size = table[["wanted", "found"]].map(lambda x: "" if x is None or x != x else f"{x:.4g}")
         return table[["what", "shape"]].join(fan).join(done).join(size).rename_axis(None)
 

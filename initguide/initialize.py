@@ -20,6 +20,7 @@ from initguide.parameters import (
     Parameter,
     Splits,
     fill_forget_gate,
+    identical,
     parameters,
     unknown,
     write,
@@ -171,7 +172,7 @@ def initialize_(
         tuple(rows),
         tuple(dict.fromkeys(p.layer for p, _ in values)),
         tuple(n for p, row in zip(known, rows, strict=True) if not row.rule for n in p.stored),
-        _identical(known),
+        identical(known),
         tuple(sorted(readouts)),
     )
 
@@ -332,17 +333,41 @@ def _fill(
         if p.kind == "weight":
             blocks = p.matrices(value, pointwise=pointwise)
             fan = fans(blocks[0])
-        for block in [value] if plan.as_stored else blocks:
+        alike = len(blocks) > 8 and len({block.shape for block in blocks}) == 1
+        whole = alike and _fill_at_once(rule, fan, blocks[0].shape, value, generator)
+        for block in [] if whole else [value] if plan.as_stored else blocks:
             dense = block.contiguous()  # torch's orthogonal_ cannot write into a transposed view
             _apply(rule, dense, generator=generator, name=p.name)
             if dense.data_ptr() != block.data_ptr():
                 block.copy_(dense)
-    found = value.detach().abs().double().square().mean().sqrt().item()
+    found = torch.linalg.vector_norm(value.detach()).item() / value.numel() ** 0.5
     fan_in, fan_out = fan if fan and p.kind == "weight" else (None, None)
     wanted = None if p.kind == "bias" else wanted_size(rule, fan, blocks[0].shape)
     return Row(
         p.name, p.what, p.shape, len(blocks), fan_in, fan_out, words(rule), wanted, found, ""
     )
+
+
+def _fill_at_once(
+    rule: Any,
+    fan: Fans | None,
+    shape: torch.Size,
+    value: Tensor,
+    generator: torch.Generator | None,
+) -> bool:
+    """Fill many small matrices by one draw, if the rule's numbers are independent and alike."""
+    function = rule.func if isinstance(rule, partial) else rule
+    size = wanted_size(rule, fan, shape)
+    if size is None or value.is_complex():
+        return False
+    if function in (init.lecun_normal_, init.glorot_normal_, init.he_normal_):
+        init.normal_(value, std=size, generator=generator)
+    elif function in (init.lecun_uniform_, init.glorot_uniform_, init.he_uniform_):
+        bound = 3**0.5 * size
+        init.uniform_(value, low=-bound, high=bound, generator=generator)
+    else:
+        return False
+    return True
 
 
 def _apply(
@@ -361,30 +386,11 @@ def _apply(
 
 def _fans_of(bias: Parameter, as_stored: bool) -> Fans:
     """Return the fans of the weight beside a bias."""
+    if isinstance(bias.module, LAYERS) and "weight" in bias.module._parameters and not as_stored:
+        return fans(bias.module)
     name = bias.attribute.replace("bias", "weight")
     if name == "in_proj_weight" and bias.module._parameters[name] is None:  # three separate ones
         name = "q_proj_weight"
     weight = replace(bias, name=f"{bias.layer}.{name}".lstrip("."), kind="weight")
     value = weight.value()
     return fans(value if as_stored else weight.matrices(value)[0])
-
-
-def _identical(known: list[Parameter]) -> tuple[tuple[str, ...], ...]:
-    """Return the sets of parameters that are equal without being constant."""
-    groups: dict[Any, list[tuple[str, Tensor]]] = {}
-    for p in known:
-        (first, *more) = p.stored.values()
-        if first.ndim > 1 and not more and first.numel() > 1 and not hasattr(first, "placements"):
-            tensor = first.detach()
-            if (tensor != tensor.flatten()[0]).any():
-                key = (tuple(tensor.shape), tensor.dtype, tensor.flatten()[:4].tolist().__repr__())
-                groups.setdefault(key, []).append((p.name, tensor))
-    found = []
-    for group in groups.values():
-        while len(group) > 1:
-            tensor = group[0][1]
-            same = [n for n, t in group if torch.equal(t, tensor)]
-            if len(same) > 1:
-                found.append(tuple(same))
-            group = [(n, t) for n, t in group if n not in same]
-    return tuple(found)

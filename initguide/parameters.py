@@ -239,6 +239,26 @@ def fill_forget_gate(bias: Parameter, value: Tensor, forget: float) -> None:
         value[size : 2 * size] = forget if bias.attribute.startswith("bias_ih") else 0.0
 
 
+def identical(known: list[Parameter]) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of parameters that are equal without being constant."""
+    groups: dict[Any, list[tuple[str, Tensor]]] = {}
+    for p in known:
+        tensors = list(p.stored.values())
+        if len(tensors) == 1 and tensors[0].ndim > 1 and not hasattr(tensors[0], "placements"):
+            tensor = tensors[0].detach()
+            key = (tensor.shape, tensor.dtype, *tensor.flatten()[:4].tolist())  # a first look
+            groups.setdefault(key, []).append((p.name, tensor))
+    found = []
+    for group in groups.values():
+        while len(group) > 1:
+            first = group[0][1]
+            same = [name for name, tensor in group if torch.equal(tensor, first)]
+            if len(same) > 1 and bool((first != first.flatten()[0]).any()):
+                found.append(tuple(same))
+            group = [(name, tensor) for name, tensor in group[1:] if name not in same]
+    return tuple(found)
+
+
 def unknown(argument: str, glob: str, names: Sequence[str]) -> ValueError:
     """Return the error for a glob that meets nothing; it lists names that are near."""
     import difflib

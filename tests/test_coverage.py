@@ -30,15 +30,21 @@ SMALL = {
     **{"head_dim": 8, "d_kv": 8, "image_size": 32, "patch_size": 8},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
-ARCHITECTURES = """
-    apertus arcee aria_text bart bert bert-generation big_bird biogpt bitnet blenderbot bloom camembert
-    codegen cohere cohere2 cohere2_moe ctrl electra ernie ernie4_5 ernie4_5_moe exaone4 falcon
-    falcon_mamba gemma gemma2 glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite
-    granitemoe helium jamba jetmoe lfm2 llama mamba marian mbart megatron-bert minimax ministral
-    mistral mixtral modernbert-decoder mpt nemotron olmo olmo2 olmoe openai-gpt opt pegasus persimmon
-    phi phi3 qwen2 qwen3 qwen3_moe recurrent_gemma rembert roberta roformer rwkv smollm3 stablelm
-    starcoder2 xglm xlm-roberta xlnet
-""".split()
+ARCHITECTURES = [
+    "apertus", "arcee", "aria_text", "bart", "bert", "bert-generation",
+    "big_bird", "biogpt", "bitnet", "blenderbot", "bloom", "camembert",
+    "codegen", "cohere", "cohere2", "cohere2_moe", "ctrl", "electra",
+    "ernie", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_mamba",
+    "gemma", "gemma2", "glm", "glm4", "glm4_moe", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe",
+    "helium", "jamba", "jetmoe", "lfm2", "llama", "mamba",
+    "marian", "mbart", "megatron-bert", "minimax", "ministral", "mistral",
+    "mixtral", "modernbert-decoder", "mpt", "nemotron", "olmo", "olmo2",
+    "olmoe", "openai-gpt", "opt", "pegasus", "persimmon", "phi",
+    "phi3", "qwen2", "qwen3", "qwen3_moe", "recurrent_gemma", "rembert",
+    "roberta", "roformer", "rwkv", "smollm3", "stablelm", "starcoder2",
+    "xglm", "xlm-roberta", "xlnet",
+]  # fmt: skip
 # What no rule of ours fills, apart from embeddings: parts that are no linear map, or whose layout
 # only their authors know.
 RARE = {"jetmoe": 0.83, "jamba": 0.45, "ernie4_5_moe": 0.02, "recurrent_gemma": 0.09}

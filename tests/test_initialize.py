@@ -485,3 +485,30 @@ def test_the_report_has_a_row_a_parameter_and_prints():
     assert "PReLU" in done.frame().loc["3.weight", "what"]
     assert "left alone" in repr(done) and "<table" in done._repr_html_()
     assert model[1].bias_ih_l0[8:16].eq(1).all() and not model[1].bias_hh_l0.any()
+
+
+def test_many_small_matrices_take_little_longer_than_one(benchmark_rounds=5):
+    import time
+
+    def seconds(fill):
+        took = []
+        for _ in range(benchmark_rounds):
+            start = time.perf_counter()
+            fill()
+            took.append(time.perf_counter() - start)
+        return min(took)
+
+    model = nn.Sequential(*(nn.Conv2d(512, 512, 3, groups=512) for _ in range(20)))
+    ours = seconds(lambda: initialize_(model, "he_normal"))
+    one_by_one = seconds(
+        lambda: [nn.init.kaiming_normal_(w) for m in model for w in m.weight.detach().split(1)]
+    )
+    assert ours < one_by_one / 2
+
+
+def test_depthwise_weights_filled_at_once_have_the_size_of_each():
+    layer = nn.Conv2d(512, 512, 3, groups=512)
+    for scheme in ("he_normal", "xavier_uniform"):
+        row = initialize_(layer, scheme, generator=generator()).frame().loc["weight"]
+        assert (row["matrices"], row["fan_in"]) == (512, 9)
+        assert_size(layer.weight, row["wanted"])
