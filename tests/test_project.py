@@ -54,3 +54,21 @@ def test_the_security_note_names_every_mirror():
     mirrors = [m for known in IMAGE_SETS.values() for m in getattr(datasets, known.folder).mirrors]
     hosts = [mirror.split("/")[2] for mirror in mirrors]
     assert [host for host in hosts if host not in text("SECURITY.md")] == []
+
+
+def test_contributing_says_where_every_module_is():
+    modules = {path.name for path in (ROOT / "initguide").rglob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"[`/](\w+\.py)`", text("CONTRIBUTING.md")))
+    assert modules - named == set()
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md", "SECURITY.md"])
+def test_links_to_files_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text(name)):
+        assert (ROOT / target).exists()
+
+
+def test_commands_name_sessions_that_exist():
+    sessions = set(re.findall(r"^def (\w+)\(session", text("noxfile.py"), re.M)) | {"docs-live"}
+    commands = re.findall(r"nox -s ([a-z -]*?)(?= --|[`#\n]|$)", text("CONTRIBUTING.md"), re.M)
+    assert {each for command in commands for each in command.split()} - sessions == set()
