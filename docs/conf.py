@@ -43,6 +43,7 @@ tutorials = [
     "match_scheme_activation_and_depth.py",
     "ask_what_batch_norm_changes.py",
     "fine_tune_a_new_head.py",
+    "initialize_a_model_you_did_not_write.py",
     "find_the_gain_of_any_activation.py",
     "follow_a_signal_through_fifty_layers.py",
     "train_at_the_edge_of_chaos.py",
