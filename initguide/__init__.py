@@ -14,7 +14,7 @@ from initguide.claims import claim, show
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
 from initguide.gains import gain
-from initguide.history import History
+from initguide.history import History, TrainingError
 from initguide.initialization import Initialization
 from initguide.initialize import initialize_
 from initguide.initializers import (
@@ -56,6 +56,7 @@ __all__ = [
     "LSUVLayer",
     "LSUVReport",
     "Scheme",
+    "TrainingError",
     "claim",
     "compare",
     "constant_",

@@ -17,6 +17,7 @@ from initguide.ensemble import Ensemble, run_generator
 from initguide.history import History
 
 Order = Literal["per_seed", "shared", "sequential"]
+Runs = tuple[int, ...]  # numbers of an ensemble's runs
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
     """How every stack trains: what `train` was asked for, checked and completed."""
 
     epochs: int
+    lr: float
     make_optimizer: Callable[..., Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler] | None
     loss: Loss
@@ -37,6 +39,13 @@ class Settings:
     def steps(self, data: Dataset) -> int:
         """Return the number of steps of an epoch; the last may be of fewer examples."""
         return -(-len(data.train_inputs) // self.batch_size)
+
+    def protocol(self, data: Dataset) -> str:
+        """Say in words how the runs are trained."""
+        return (
+            f"{self.epochs} epochs of {self.steps(data)} steps, batches of {self.batch_size} "
+            f"({self.batch_order} order), learning rate {self.lr:g}, {data.name}"
+        )
 
 
 def train_stack(
@@ -101,6 +110,7 @@ def train_stack(
         torch.stack(losses).cpu(),
         tuple(evaluated),
         {key: torch.stack(each) for key, each in values.items()},
+        settings.protocol(data),
     )
 
 

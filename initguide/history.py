@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from initguide.ensemble import Ensemble
@@ -13,7 +14,7 @@ from initguide.ensemble import Ensemble
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["History"]
+__all__ = ["History", "TrainingError"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +76,60 @@ class History:
             ],
             ignore_index=True,
         )
+
+    def select(self, runs: Sequence[int] | slice) -> History:
+        """Return the history of some of the runs, by position; its tensors are copies."""
+        index = torch.arange(len(self.ensemble))[runs if isinstance(runs, slice) else [*runs]]
+        return replace(
+            self,
+            ensemble=self.ensemble.select(runs),
+            batch_loss=self.batch_loss[:, index],
+            values={key: value[:, index] for key, value in self.values.items()},
+        )
+
+    @staticmethod
+    def concatenate(histories: Sequence[History]) -> History:
+        """Return the runs of all histories as one; the protocol is the first one's.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or they were not evaluated at the same steps by the same metrics.
+        """
+        if not histories:
+            raise ValueError("no histories: expected at least one to concatenate.")
+        first = histories[0]
+        for history in histories:
+            for found, expected in (
+                (history.steps, first.steps),
+                (sorted(history.values), sorted(first.values)),
+                (len(history.batch_loss), len(first.batch_loss)),
+            ):
+                if found != expected:
+                    raise ValueError(
+                        f"histories measured {found} and {expected}: expected the same steps and "
+                        "metrics. Train them alike."
+                    )
+        return replace(
+            first,
+            ensemble=Ensemble.concatenate([h.ensemble for h in histories]),
+            batch_loss=torch.cat([h.batch_loss for h in histories], 1),
+            values={key: torch.cat([h.values[key] for h in histories], 1) for key in first.values},
+        )
+
+
+class TrainingError(RuntimeError):
+    """Not all runs could be trained; those that could are kept.
+
+    Attributes
+    ----------
+    history : History
+        Of the runs that were trained, in the order of the ensemble.
+    """
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+    def __reduce__(self) -> tuple[type[TrainingError], tuple[str, History]]:
+        return type(self), (str(self), self.history)

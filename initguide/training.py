@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from initguide._fit import Order, Settings, train_stack
+from initguide._fit import Order, Settings
+from initguide._pool import Job, train_all
 from initguide._stacked import Loss, Metrics, Stacked, tolerant
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble
@@ -74,6 +76,7 @@ def train(
     stack_size: int | None = None,
     executor: Executor | None = None,
     progress: bool | None = None,
+    results: str | os.PathLike[str] | None = None,
 ) -> History:
     """Train every run of an ensemble; the ensemble itself is left as it was.
 
@@ -120,9 +123,16 @@ def train(
         Runs stepped together; by default as many as let the largest layer's weights fit a
         processor's cache, or all on an accelerator.
     executor : concurrent.futures.Executor, optional
-        Trains the stacks: a process pool's, Dask's or MPI's. What is passed to it must pickle.
+        Trains the stacks: a process pool's, Dask's (``client.get_executor()``) or MPI's. What is
+        passed to a process must pickle, so that functions have a name. Process pools and Dask get
+        the data once, others with each stack. A stack whose worker is killed is tried again.
     progress : bool, optional
         Whether to show a progress bar; by default in a terminal only.
+    results : path, optional
+        Folder to which each stack is written when it is finished, as a file that is complete or
+        not there. Runs that the folder has, trained with these settings, data and first weights,
+        are read and not trained again: stopped anywhere, the same call goes on. What tells
+        settings apart are values and the code of functions, but not of what those call.
 
     Returns
     -------
@@ -134,6 +144,9 @@ def train(
         If a number is out of its range, a target has no output, or the optimizer mixes runs.
     RuntimeError
         If the model draws random numbers other than by dropout layers.
+    TrainingError
+        If a stack fails after others were finished: its ``history`` has those. So has a
+        KeyboardInterrupt then.
 
     Notes
     -----
@@ -162,10 +175,9 @@ def train(
     if stack_size is None:
         layer = max((4 * p[0].numel() for p in ensemble.parameters.values()), default=1)
         stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // layer)
-    starts = range(0, len(ensemble), stack_size)
-    stacks = [ensemble.select(slice(start, start + stack_size)) for start in starts]
     settings = Settings(
         epochs=epochs,
+        lr=lr,
         make_optimizer=_fused(optimizer, lr),
         scheduler=scheduler,
         loss=tolerant(loss),
@@ -176,17 +188,12 @@ def train(
         observe=observe,
         device=device,
     )
-    job = partial(train_stack, data=data, settings=settings)
-    steps = settings.steps(data)
-    histories = list(_run(job, stacks, executor, progress, epochs * steps))
-    first = histories[0]
-    return History(
-        ensemble=Ensemble.concatenate([h.ensemble for h in histories]),
-        batch_loss=torch.cat([h.batch_loss for h in histories], 1),
-        steps=first.steps,
-        values={key: torch.cat([h.values[key] for h in histories], 1) for key in first.values},
-        protocol=f"{epochs} epochs of {steps} steps, batches of {batch_size} "
-        f"({batch_order} order), learning rate {lr:g}, {data.name}",
+    return train_all(
+        Job(ensemble, data, settings),
+        stack_size,
+        executor=executor,
+        progress=progress,
+        results=results,
     )
 
 
@@ -234,26 +241,6 @@ def evaluate(
         [pd.DataFrame({**runs, "metric": name, "value": v.numpy()}) for name, v in values.items()],
         ignore_index=True,
     )
-
-
-def _run(
-    job: Callable[..., History],
-    stacks: list[Ensemble],
-    executor: Executor | None,
-    progress: bool | None,
-    steps: int,
-) -> Iterator[History]:
-    from tqdm.auto import tqdm
-
-    disable = None if progress is None else not progress  # None: shown in a terminal only
-    with tqdm(total=steps * len(stacks), desc="train", unit="step", disable=disable) as bar:
-        if executor is None:
-            for stack in stacks:
-                yield job(stack, tick=bar.update)
-        else:
-            for history in executor.map(job, stacks):
-                bar.update(steps)
-                yield history
 
 
 def _device(device: str | torch.device) -> torch.device:

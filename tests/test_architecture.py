@@ -46,6 +46,8 @@ ORDER = [
     "history",
     "_stacked",
     "_fit",
+    "_results",
+    "_pool",
     "training",
     "statistics",
     "claims",
