@@ -31,6 +31,7 @@ ORDER = [
     "flow",
     "initialization",
     "initialize",
+    "_rescale",
     "lsuv",
     "datasets._idx",
     "datasets._downloads",

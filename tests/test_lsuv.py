@@ -9,67 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rescaling import (
+    LINEAR,
+    ROUNDING,
+    Random,
+    assert_same,
+    generator,
+    normal,
+    outputs,
+    snapshot,
+    variances,
+)
 from torch import nn
 from torch.nn import functional as F
 
 from initguide import mlp
 from initguide.lsuv import LSUVLayer, LSUVReport, lsuv_
-
-LINEAR = (nn.Linear, nn.modules.conv._ConvNd)
-ROUNDING = 1e-5  # of float32 variances: eps times some dozens of layers and roundings each
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=1, mean=0.0, std=1.0):
-    return torch.randn(shape, generator=generator(seed)) * std + mean
-
-
-def variances(model, *args, **kwargs):
-    """Return the variance of each layer's first output, by name in order of execution."""
-    seen, handles = {}, []
-
-    def see(name):
-        def hook(module, inputs, output):
-            seen.setdefault(name, output.double().numpy().var())
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, LINEAR):
-            handles.append(module.register_forward_hook(see(name)))
-    with torch.no_grad():
-        model(*args, **kwargs)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def snapshot(model):
-    return {
-        "state": {k: v.clone() for k, v in model.state_dict(keep_vars=False).items()},
-        "modes": [m.training for m in model.modules()],
-        "hooks": [
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-            for m in model.modules()
-        ],
-        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "wanted": [p.requires_grad for p in model.parameters()],
-        "buffers": [id(b) for b in model.buffers()],
-    }
-
-
-def assert_same(one, other, but=()):
-    """Compare two snapshots; ``but`` names entries of the state that may differ."""
-    for key in ("modes", "hooks", "wanted", "buffers"):
-        assert one[key] == other[key], key
-    for a, b in zip(one["gradients"], other["gradients"], strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
-    assert one["state"].keys() == other["state"].keys()
-    for key, value in one["state"].items():
-        assert key in but or torch.equal(value, other["state"][key]), key
 
 
 def by_hand(model, batch, tolerance, max_rescales, g):
@@ -230,7 +185,7 @@ def test_batches_are_inputs_positional_or_keyword_arguments(batch):
 
 def test_a_notebook_shows_a_table():
     report = lsuv_(Residual(), torch.arange(11), generator=generator())
-    cells = np.array(re.findall("<td>(.*?)</td>", report._repr_html_())).reshape(-1, 4)
+    cells = np.array(re.findall("<td>(.*?)</td>", report._repr_html_())).reshape(-1, 5)
     assert list(cells[:, 0]) == [layer.name for layer in report.layers]
     measured = [layer[1:] for layer in report.layers]
     np.testing.assert_allclose(cells[:, 1:].astype(float), measured, rtol=1e-3)
@@ -273,67 +228,6 @@ def test_a_layer_within_tolerance_is_only_measured():
     again = lsuv_(model, batch, orthogonal=False, tolerance=2e-3)
     assert all(layer.rescales == 0 and layer.before == layer.after for layer in again.layers)
     assert_same(before, snapshot(model))
-
-
-@pytest.mark.parametrize("scale", [1e-25, 1e25])
-def test_squares_may_leave_the_range_of_the_dtype(scale):
-    model, batch = mlp(10, 20, 20, 3), normal(64, 10)
-    for p in model.parameters():
-        nn.init.normal_(p, std=scale * (p.ndim > 1), generator=generator(p.ndim))
-    report = lsuv_(model, batch, orthogonal=False)
-    assert all(layer.rescales == 1 for layer in report.layers)
-    np.testing.assert_allclose(list(variances(model, batch).values()), 1, atol=ROUNDING)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions(dtype):
-    model, batch = mlp(32, 64, 64, 8, activation="gelu").to(dtype), normal(64, 32).to(dtype)
-    report = lsuv_(model, batch, tolerance=0.01, generator=generator())
-    np.testing.assert_allclose(list(variances(model, batch).values()), 1, atol=0.01)
-    assert max(layer.rescales for layer in report.layers) == 1
-
-
-class Random(nn.Module):
-    """What can leave a trace: dropout, batch statistics, buffers, random numbers, own modes."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two, self.three = nn.Linear(6, 30), nn.Linear(30, 30), nn.Linear(30, 4)
-        self.norm, self.frozen = nn.BatchNorm1d(30), nn.BatchNorm1d(30)
-        self.drop = nn.Dropout(0.5)
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("state", torch.zeros(3))
-        self.register_buffer("wide", torch.zeros(1).expand(4))
-
-    def forward(self, x):
-        self.calls += 1
-        self.state = torch.rand(3)
-        x = self.norm(self.one(x))
-        x = F.dropout(torch.relu(self.frozen(x)), training=self.training)
-        return self.three(self.drop(torch.relu(self.two(x))))
-
-
-@pytest.fixture(params=[True, False])
-def fast_path(request):
-    torch.backends.mha.set_fastpath_enabled(request.param)
-    yield request.param
-    torch.backends.mha.set_fastpath_enabled(True)
-
-
-def test_nothing_else_is_changed(fast_path):
-    model, batch = Random(), normal(64, 6, mean=2.0)
-    model.frozen.eval()
-    model(batch).square().mean().backward()
-    model.two.weight.requires_grad_(False)
-    calls = []
-    model.two.register_forward_hook(lambda m, x, y: calls.append(y.var().item()))
-    before, state = snapshot(model), torch.get_rng_state()
-    report = lsuv_(model, batch, generator=generator(), tolerance=0.01)
-    touched = [f"{layer.name}.{kind}" for layer in report.layers for kind in ("weight", "bias")]
-    assert_same(before, snapshot(model), but=touched)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.backends.mha.get_fastpath_enabled() is fast_path and torch.is_grad_enabled()
-    assert calls == [pytest.approx(1, abs=0.01)]  # the user's hook sees the one real output
 
 
 def test_dropout_is_off_and_batch_norm_keeps_its_mode():
@@ -400,116 +294,21 @@ def test_one_pass_does_it():
 
 
 def test_the_report_is_frozen_and_makes_a_table():
-    layers = (LSUVLayer("a", 0.25, 1.0, 1), LSUVLayer("output", 0.95, 0.95, 0))
+    layers = (LSUVLayer("a", 0.25, 1.0, 1, 0.5), LSUVLayer("output", 0.95, 0.95, 0, 0.25))
     report = LSUVReport(layers, ("norm.weight", "norm.bias"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.layers = ()
     header, first, second, last = repr(report).splitlines()
-    assert header.split() == ["layer", "variance", "before", "after", "rescales"]
-    assert first.split() == ["a", "0.25", "1.000", "1"]
-    assert second.split() == ["output", "0.95", "0.950", "0"]
+    words = ["layer", "variance", "before", "after", "rescales", "between", "examples"]
+    assert header.split() == words
+    assert first.split() == ["a", "0.25", "1.000", "1", "0.5"]
+    assert second.split() == ["output", "0.95", "0.950", "0", "0.25"]
     assert len(header) == len(first) == len(second)
     assert last == "left alone: norm.weight, norm.bias"
     assert repr(LSUVReport(layers, ())).endswith("left alone: nothing")
     table = pd.DataFrame(report.layers)
-    assert list(table.columns) == ["name", "before", "after", "rescales"] and len(table) == 2
-
-
-class Broken(nn.Module):
-    """A layer, something that goes wrong, another layer."""
-
-    def __init__(self, middle):
-        super().__init__()
-        self.one, self.two = nn.Linear(4, 5), nn.Linear(5, 6)
-        self.norm, self.middle = nn.BatchNorm1d(5), middle
-
-    def forward(self, x):
-        return self.two(self.middle(self.norm(self.one(x))))
-
-
-def interrupt(x):
-    raise KeyboardInterrupt
-
-
-FAILURES = {
-    "dead": (
-        ValueError,
-        r"'two'.*\(32, 6\) that does not vary.*dead",
-        lambda x: torch.relu(x - 99),
-    ),
-    "overflow": (ValueError, "'two'.*not finite.*NaN and infinity", lambda x: x / 0),
-    "nan": (ValueError, "'two'.*not finite", lambda x: x * torch.nan),
-    "shape": (RuntimeError, "shapes cannot be multiplied", lambda x: x[:, :2]),
-    "interrupt": (KeyboardInterrupt, None, interrupt),
-}
-
-
-@pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("name", FAILURES)
-def test_after_an_error_the_model_is_what_it_was(name, mode):
-    kind, words, middle = FAILURES[name]
-    model = Broken(middle).train(mode)
-    before, state = snapshot(model), torch.get_rng_state()
-    with pytest.raises(kind, match=words):
-        lsuv_(model, normal(32, 4), generator=generator())
-    assert_same(before, snapshot(model))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.backends.mha.get_fastpath_enabled() and torch.is_grad_enabled()
-
-
-def failing(model, batch, words, kind=ValueError, **options):
-    before = snapshot(model)
-    with pytest.raises(kind, match=words):
-        lsuv_(model, batch, **options)
-    assert_same(before, snapshot(model))
-
-
-def test_a_bias_that_varies_too_much_does_not_converge():
-    model = mlp(4, 30, 2)
-    with torch.no_grad():
-        model.hidden1.bias.copy_(torch.linspace(-5, 5, 30))
-    failing(
-        model, normal(32, 4), r"'hidden1'.* after 3 rescales: expected 1 within 0\.1.*orthogonal=",
-        orthogonal=False, max_rescales=3,
-    )  # fmt: skip
-    lsuv_(model, normal(32, 4))
-
-
-def test_an_output_that_does_not_grow_with_the_weight_does_not_converge():
-    class Normed(nn.Linear):
-        def forward(self, x):
-            return 9 * F.linear(x, F.normalize(self.weight))
-
-    words = r"'0'.*variance (\d|\.)+ after 10 rescales.*Raise tolerance"
-    failing(nn.Sequential(Normed(4, 3)), normal(32, 4), words, generator=generator())
-
-
-def test_equal_inputs_to_one_unit_do_not_vary():
-    model = nn.Sequential(nn.Linear(33, 1))
-    failing(model, normal(1, 33).expand(77, 33), "'0'.*does not vary.*different examples")
-    failing(model, torch.zeros(9, 33), "'0'.*does not vary", orthogonal=True)
-    failing(model, torch.zeros(0, 33), r"'0'.*\(0, 1\) that does not vary")
-    report = lsuv_(nn.Linear(33, 40), normal(1, 33).expand(77, 33))  # units differ
-    assert report.layers[0].after == pytest.approx(1, abs=0.1)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"tolerance": 0.0}, r"tolerance=0\.0.*between 0 and 1"),
-        ({"tolerance": 1.0}, r"tolerance=1\.0.*between 0 and 1"),
-        ({"tolerance": math.nan}, r"tolerance=nan.*between 0 and 1"),
-        ({"max_rescales": 0}, "max_rescales=0.*at least 1"),
-    ],
-)
-def test_arguments_out_of_range(options, words):
-    failing(mlp(4, 3, 2), normal(32, 4), words, **options)
-
-
-@pytest.mark.parametrize("batch", [np.ones((32, 4)), None, "data"])
-def test_other_batches(batch):
-    words = rf"type {type(batch).__name__}.*tensor, a tuple or list.*dict.*tuple: \(x,\)"
-    failing(mlp(4, 3, 2), batch, words, kind=TypeError)
+    assert list(table.columns) == ["name", "before", "after", "rescales", "between"]
+    assert len(table) == 2
 
 
 def test_a_packed_sequence_is_one_argument():
@@ -527,19 +326,47 @@ def test_a_packed_sequence_is_one_argument():
     assert len(lsuv_(Packed(), (packed,)).layers) == 1
 
 
-def test_models_without_a_layer_to_rescale():
-    failing(nn.BatchNorm1d(4), normal(32, 4), "BatchNorm1d has no layer.*Linear, Conv")
-    unused = nn.Module()
-    unused.one, unused.forward = nn.Linear(4, 4), lambda x: x
-    failing(unused, normal(32, 4), "reached none of one.*calls its layers")
+# -- Variance between examples -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "layer", [lambda: nn.LazyLinear(3), lambda: nn.Linear(4, 3, device="meta")]
-)
-def test_weights_without_memory(layer):
-    model = nn.Sequential(nn.Linear(4, 4), layer())
-    before = model[0].weight.detach().clone()
-    with pytest.raises(ValueError, match=r"'1\.weight' has no memory.*lazy.*to_empty"):
-        lsuv_(model, normal(32, 4))
-    assert torch.equal(model[0].weight, before)
+def between(model, batch):
+    return {name: y.var(0, ddof=1).mean() for name, y in outputs(model, batch).items()}
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_the_variance_between_examples_is_what_hooks_measure(activation):
+    model, batch = mlp(20, *[50] * 6, 3, activation=activation), normal(100, 20)
+    report = lsuv_(model, batch, generator=generator())
+    measured = {layer.name: layer.between for layer in report.layers}
+    assert measured == pytest.approx(between(model, batch), rel=1e-4)
+
+
+def test_of_a_convolution_it_is_over_examples_not_positions():
+    model, batch = nn.Sequential(nn.Conv2d(3, 8, 3)), normal(20, 3, 9, 9)
+    (layer,) = lsuv_(model, batch, generator=generator()).layers
+    assert layer.between == pytest.approx(between(model, batch)["0"], rel=1e-4)
+
+
+def test_it_is_nan_without_a_batch_dimension():
+    (layer,) = lsuv_(nn.Linear(20, 30), normal(20), generator=generator()).layers
+    assert math.isnan(layer.between) and layer.after == pytest.approx(1, abs=0.1)
+
+
+def test_behind_sigmoids_examples_are_alike_and_the_report_says_where():
+    model = mlp(20, *[50] * 10, 3, activation="sigmoid")
+    report = lsuv_(model, normal(200, 20), generator=generator())
+    last = report.layers[-1]
+    assert last.after == pytest.approx(1, abs=0.1) and last.between < 0.001
+    assert report.alike[-1] == "output" and "hidden1" not in report.alike
+    assert f"nearly the same for all examples: {report.alike[0]}, " in repr(report)
+
+
+def test_behind_relus_they_are_not():
+    model = mlp(20, *[50] * 10, 3, activation="relu")
+    report = lsuv_(model, normal(200, 20), generator=generator())
+    assert report.alike == () and "nearly" not in repr(report)
+
+
+def test_a_notebook_says_which_layers_are_alike():
+    report = LSUVReport((LSUVLayer("a<b", 1.0, 1.0, 0, 1e-3),), ())
+    assert "<p>Nearly the same for all examples: a&lt;b</p>" in report._repr_html_()
