@@ -52,6 +52,7 @@ ORDER = [
     "training",
     "statistics",
     "claims",
+    "_recorder",
     "propagation",
     "theory._quadrature",
     "theory._finite_width",

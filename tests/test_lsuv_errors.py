@@ -179,13 +179,25 @@ def test_an_output_that_does_not_grow_with_the_weight_does_not_converge():
     failing(nn.Sequential(Normed(4, 3)), normal(32, 4), words, generator=generator())
 
 
-def test_equal_inputs_to_one_unit_do_not_vary():
-    model = nn.Sequential(nn.Linear(33, 1))
-    failing(model, normal(1, 33).expand(77, 33), "'0'.*does not vary.*different examples")
-    failing(model, torch.zeros(9, 33), "'0'.*does not vary", orthogonal=True)
-    failing(model, torch.zeros(0, 33), r"'0'.*\(0, 1\) that does not vary")
-    report = lsuv_(nn.Linear(33, 40), normal(1, 33).expand(77, 33))  # units differ
-    assert report.layers[0].after == pytest.approx(1, abs=0.1)
+CONSTANT = {
+    "equal inputs": (
+        lambda: normal(1, 33).expand(77, 33),
+        "'0'.*does not vary.*different examples",
+    ),
+    "zeros": (lambda: torch.zeros(9, 33), "'0'.*does not vary"),
+    "no example": (lambda: torch.zeros(0, 33), r"'0'.*\(0, 1\) that does not vary"),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANT)
+def test_an_output_that_does_not_vary(kind):
+    make, words = CONSTANT[kind]
+    failing(nn.Sequential(nn.Linear(33, 1)), make(), words)
+
+
+def test_equal_inputs_vary_over_units():
+    (layer,) = lsuv_(nn.Linear(33, 40), normal(1, 33).expand(77, 33)).layers
+    assert layer.after == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +219,11 @@ def test_other_batches(batch):
     failing(mlp(4, 3, 2), batch, words, kind=TypeError)
 
 
-def test_models_without_a_layer_to_rescale():
+def test_a_model_without_a_layer_to_rescale():
     failing(nn.BatchNorm1d(4), normal(32, 4), "BatchNorm1d has no layer.*Linear, Conv")
+
+
+def test_a_layer_that_the_batch_does_not_reach():
     unused = nn.Module()
     unused.one, unused.forward = nn.Linear(4, 4), lambda x: x
     failing(unused, normal(32, 4), "reached none of one.*calls its layers")

@@ -99,8 +99,12 @@ def test_values_that_are_not_finite_are_recorded():
     assert np.isnan(quantity(table, "output", "second_moment"))
     assert quantity(table, "output", "zeros") == 0
     assert np.isfinite(quantity(table, "hidden1", "second_moment"))
+
+
+def test_of_no_example_nothing_is_known():
+    model, x = mlp(4, 4, 4, 2), torch.randn(6, 4)
     empty = probe(model, x[:0])
-    assert empty["value"].isna().all() and names(empty) == names(table)
+    assert empty["value"].isna().all() and names(empty) == names(probe(model, x))
 
 
 def test_a_sparse_gradient():

@@ -128,30 +128,33 @@ def test_frozen_layers_have_a_gradient_where_autograd_computes_one():
     assert not {"hidden1.weight", "hidden3.bias"} & set(at)
 
 
+def penalty(out):
+    (slope,) = torch.autograd.grad(out.exp().sum(), out, create_graph=True)
+    return slope.sum()  # = out.exp().sum()
+
+
 def test_a_loss_may_take_derivatives_for_itself():
     model, x = mlp(6, 6, 3, activation="tanh"), torch.randn(8, 6)
-
-    def penalty(out):
-        (slope,) = torch.autograd.grad(out.exp().sum(), out, create_graph=True)
-        return slope.sum()  # = out.exp().sum()
-
-    table = probe(model, x, penalty)
     expected = probe(model, x, lambda out: out.exp().sum())
-    pd.testing.assert_frame_equal(table, expected, rtol=1e-5)
+    pd.testing.assert_frame_equal(probe(model, x, penalty), expected, rtol=1e-5)
 
-    class Heads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(6, 1), nn.Linear(6, 1)
 
-        def forward(self, x):
-            return self.a(x), self.b(x)
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 1), nn.Linear(6, 1)
 
-    def constant_in_b(out):
-        a, b = (torch.autograd.grad(y.sum(), y, retain_graph=True)[0] * y for y in out)
-        return (a + b.detach()).sum()
+    def forward(self, x):
+        return self.a(x), self.b(x)
 
-    table = probe(Heads(), x, constant_in_b)
+
+def constant_in_b(out):
+    a, b = (torch.autograd.grad(y.sum(), y, retain_graph=True)[0] * y for y in out)
+    return (a + b.detach()).sum()
+
+
+def test_derivatives_that_a_loss_takes_for_itself_are_not_listed():
+    table = probe(Heads(), torch.randn(8, 6), constant_in_b)
     rows = table[table["quantity"] == "gradient_mean"]
     assert rows["name"].tolist() == ["a"] and rows["value"].tolist() == [1]
 
@@ -172,6 +175,45 @@ def test_a_view_that_is_overwritten():
     table, expected = probe(model, x, loss), by_hand(model, [x], loss)
     expected["1", 1] = {k: v for k, v in expected["1", 1].items() if "gradient" not in k}
     assert not assert_same(table, expected)  # no gradient, and no wrong one
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_an_encoder_and_decoder(batch_first):
+    model = nn.Transformer(8, 2, 1, 1, 16, 0.0, batch_first=batch_first)
+    x = (torch.randn(5, 7, 8), torch.randn(5, 7, 8))
+    with no_trace(model):
+        table = probe(model, x, lambda out: out.square().mean())
+    on_examples = table.loc[table["quantity"] == "example_variance", "name"]
+    assert {"encoder.layers.0.self_attn", "decoder.norm"} <= set(on_examples)
+    assert "decoder.layers.0.multihead_attn.out_proj.weight" in set(table["name"])
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)
+def test_recurrent_layers(kind, options):
+    model, x = kind(6, 5, **options), torch.randn(7, 3, 6)  # the sequence first
+    with no_trace(model):
+        table = probe(model, x, lambda out: out[0].square().mean())
+    output = model(x)[0].detach().double().numpy()
+    name = names(table)[0]
+    assert quantity(table, name, "example_variance") == pytest.approx(
+        output.var(1, ddof=1).mean(), rel=1e-6
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "swin_t", "googlenet"])
+def test_models_of_torchvision(name):
+    from torchvision.models import get_model
+
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model, x = get_model(name, num_classes=10, **options), torch.randn(2, 3, 64, 64)
+    with no_trace(model):
+        table = probe(model, x, lambda out: cross_entropy(2)(getattr(out, "logits", out)))
+    assert table["value"].notna().all()
+    on_examples = (table["quantity"] == "example_variance").sum()
+    assert on_examples == len(names(table)) > 50
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

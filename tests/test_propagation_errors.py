@@ -49,20 +49,28 @@ def test_batches_of_a_wrong_type(batch):
         probe(model, batch)
 
 
-def test_a_packed_sequence_is_one_argument():
-    packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
-    model = nn.LSTM(3, 5)
-    with pytest.raises(TypeError, match="PackedSequence"):  # which of the two is meant?
-        probe(model, packed)
-    output = model(packed)[0]
-    measured = quantity(probe(model, (packed,)), "LSTM[0][0]", "mean")
-    assert measured == pytest.approx(output.data.mean().item(), rel=1e-6)
+def packed():
+    return nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
 
 
-def test_targets_in_the_batch():
+def test_a_packed_sequence_might_be_one_argument_or_several():
+    with pytest.raises(TypeError, match="PackedSequence"):
+        probe(nn.LSTM(3, 5), packed())
+
+
+def test_a_packed_sequence_in_a_tuple_is_one_argument():
+    model, batch = nn.LSTM(3, 5), packed()
+    measured = quantity(probe(model, (batch,)), "LSTM[0][0]", "mean")
+    assert measured == pytest.approx(model(batch)[0].data.mean().item(), rel=1e-6)
+
+
+def test_targets_in_the_batch_by_position():
     with pytest.raises(TypeError, match="3 were given") as caught:
         probe(mlp(4, 4), [torch.ones(3, 4), torch.ones(3)])
     assert "2 positional inputs" in caught.value.__notes__[0]
+
+
+def test_targets_in_the_batch_by_keyword():
     with pytest.raises(TypeError) as caught:
         probe(mlp(4, 4), {"x": torch.ones(3, 4), "y": torch.ones(3)})
     assert "keywords ['x', 'y']: leave out targets" in caught.value.__notes__[0]
@@ -92,7 +100,11 @@ def test_nothing_to_train():
     model, x = mlp(4, 4).requires_grad_(False), torch.randn(3, 4)
     with no_trace(model), pytest.raises(ValueError, match=r"0 trainable.*let a parameter require"):
         probe(model, x, lambda out: out.sum())
-    assert names(probe(model, x)) == ["flatten", "output"]
+
+
+def test_nothing_to_train_is_no_trouble_without_a_loss():
+    model = mlp(4, 4).requires_grad_(False)
+    assert names(probe(model, torch.randn(3, 4))) == ["flatten", "output"]
 
 
 @pytest.mark.parametrize(("model", "loss"), [(torch.relu, None), (mlp(4, 4), torch.ones(()))])

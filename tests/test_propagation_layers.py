@@ -40,41 +40,48 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_are_layers(name):
-    for function in FUNCTIONS[name]:
-        model = nn.Sequential(Block(6, function), Block(6, lambda x: nn.ReLU()(x)))
-        x = torch.randn(50, 6)
-        with no_trace(model):
-            table = probe(model, x, lambda out: out.square().sum())
-        assert names(table) == ["0.linear", f"0.{name}", "1.linear", "1.relu"]
-        before = model[0].linear(x)
-        before.retain_grad()
-        after = function(before.clone())
-        after.retain_grad()
-        model[1](after).square().sum().backward()
-        expected = {
-            ("0.linear", 1): moments(before) | moments(before.grad, "gradient_"),
-            (f"0.{name}", 1): moments(after) | moments(after.grad, "gradient_"),
-        }
-        assert_same(table, expected)
+@pytest.mark.parametrize(("name", "function"), [(n, f) for n in FUNCTIONS for f in FUNCTIONS[n]])
+def test_functions_are_layers(name, function):
+    model = nn.Sequential(Block(6, function), Block(6, lambda x: nn.ReLU()(x)))
+    x = torch.randn(50, 6)
+    with no_trace(model):
+        table = probe(model, x, lambda out: out.square().sum())
+    assert names(table) == ["0.linear", f"0.{name}", "1.linear", "1.relu"]
+    before = model[0].linear(x)
+    before.retain_grad()
+    after = function(before.clone())
+    after.retain_grad()
+    model[1](after).square().sum().backward()
+    expected = {
+        ("0.linear", 1): moments(before) | moments(before.grad, "gradient_"),
+        (f"0.{name}", 1): moments(after) | moments(after.grad, "gradient_"),
+    }
+    assert_same(table, expected)
 
 
-def test_an_elementwise_module_is_one_layer_with_bounds():
+class HandMadeGELU(nn.Module):
+    def forward(self, x):
+        return 0.5 * x * (1 + torch.tanh(0.8 * x))
+
+
+def test_an_elementwise_module_is_one_layer():
+    table = probe(nn.Sequential(nn.Linear(4, 4), HandMadeGELU()), torch.randn(3, 4))
+    assert names(table) == ["0", "1"] and "saturated" not in set(table["quantity"])
+
+
+def test_an_elementwise_module_has_the_bounds_of_its_function():
     table = probe(mlp(20, 20, 20, activation="erf"), 3 * torch.randn(40, 20))
     assert names(table) == ["flatten", "hidden1", "activation1", "output"]
     assert 0 < quantity(table, "activation1", "saturated") < 1
 
-    class HandMadeGELU(nn.Module):
-        def forward(self, x):
-            return 0.5 * x * (1 + torch.tanh(0.8 * x))
 
-    table = probe(nn.Sequential(nn.Linear(4, 4), HandMadeGELU()), torch.randn(3, 4))
-    assert names(table) == ["0", "1"] and "saturated" not in set(table["quantity"])
-    table = probe(Block(4, lambda x: x * (1 + torch.erf(x))), torch.randn(3, 4))
-    assert names(table) == ["linear", "Block"] and "saturated" not in set(table["quantity"])
-    table = probe(Block(4, torch.erf), torch.randn(3, 4))
-    assert names(table) == ["linear", "Block"] and "saturated" in set(table["quantity"])
+@pytest.mark.parametrize(
+    ("function", "bounded"), [(lambda x: x * (1 + torch.erf(x)), False), (torch.erf, True)]
+)
+def test_erf_is_no_layer_but_what_it_returns_has_bounds(function, bounded):
+    table = probe(Block(4, function), torch.randn(3, 4))
+    assert names(table) == ["linear", "Block"]
+    assert ("saturated" in set(table["quantity"])) is bounded
 
 
 def test_one_name_called_again():
@@ -95,33 +102,34 @@ def test_one_name_called_again():
     assert set(table.loc[table["name"] == "shared.weight", "layer"]) == {1}
 
 
+class Residual(nn.Module):
+    def __init__(self, skip=False):
+        super().__init__()
+        self.linear, self.skip = nn.Linear(4, 4), skip
+
+    def forward(self, x):
+        return x if self.skip else x + self.linear(x)
+
+
 def test_containers_have_a_row_for_what_they_compute():
-    class Residual(nn.Module):
-        def __init__(self, skip=False):
-            super().__init__()
-            self.linear, self.skip = nn.Linear(4, 4), skip
-
-        def forward(self, x):
-            return x if self.skip else x + self.linear(x)
-
     model = nn.Sequential(Residual(), Residual(skip=True), nn.Sequential(), Residual())
     x = torch.randn(5, 4)
     with no_trace(model):
         table = probe(model, x, lambda out: out.sum())
     assert names(table) == ["0.linear", "0", "3.linear", "3"]
-    y = model[0](x)
-    assert_same(
-        table,
-        {
-            ("0", 1): moments(y)
-            | moments(1 + torch.ones(5, 4) @ model[3].linear.weight, "gradient_")
-        },
-    )
-    single = probe(model[0], x)
-    assert names(single) == ["linear", "Residual"]
-    in_place = probe(Block(4, lambda x: x.add_(1)), x)
-    assert names(in_place) == ["linear", "Block"]
-    shift = quantity(in_place, "Block", "mean") - quantity(in_place, "linear", "mean")
+    gradient = 1 + torch.ones(5, 4) @ model[3].linear.weight
+    expected = moments(model[0](x)) | moments(gradient, "gradient_")
+    assert_same(table, {("0", 1): expected})
+
+
+def test_a_model_of_its_own_is_called_by_its_class():
+    assert names(probe(Residual(), torch.randn(5, 4))) == ["linear", "Residual"]
+
+
+def test_what_a_container_computes_in_place_is_a_row_of_its_own():
+    table = probe(Block(4, lambda x: x.add_(1)), torch.randn(5, 4))
+    assert names(table) == ["linear", "Block"]
+    shift = quantity(table, "Block", "mean") - quantity(table, "linear", "mean")
     assert shift == pytest.approx(1, rel=1e-5)
 
 
@@ -232,13 +240,18 @@ def test_a_layer_that_returns_a_parameter():
 
 
 @pytest.mark.slow  # imports the compiler
-def test_compiled_models_run_as_written():
-    inner = mlp(6, 6, 6, 3)
+def test_a_compiled_model_runs_as_written():
+    model = mlp(6, 6, 6, 3)
     x, loss = torch.randn(8, 6), cross_entropy(8, 3)
-    expected = probe(inner, x, loss)
-    whole = torch.compile(inner)
-    with no_trace(inner):
-        assert probe(whole, x, loss).equals(expected)
+    expected = probe(model, x, loss)
+    compiled = torch.compile(model)
+    with no_trace(model):
+        assert probe(compiled, x, loss).equals(expected)
+
+
+@pytest.mark.slow
+def test_compiled_parts_run_as_written():
+    x, loss = torch.randn(8, 6), cross_entropy(8, 3)
     nested = nn.Sequential(torch.compile(mlp(6, 6)), nn.ReLU(), mlp(6, 3))
     nested[2].compile()
     plain = nn.Sequential(nested[0]._orig_mod, nested[1], mlp(6, 3))
@@ -266,30 +279,51 @@ def test_a_scripted_model_is_one_layer():
     assert "hidden1.weight" in set(table["name"])
 
 
-def test_outputs_and_inputs_of_every_shape():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.lstm = nn.Embedding(11, 6), nn.LSTM(6, 5, batch_first=True)
-            self.head = nn.Linear(5, 3)
+class Reader(nn.Module):
+    """Several inputs, and outputs inside of others."""
 
-        def forward(self, tokens, scale, *, shift=0.0):
-            states, (h, _) = self.lstm(self.embed(tokens) * scale + shift)
-            return {"logits": self.head(h[-1]), "all": [states, tokens], "best": states.argmax(-1)}
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(11, 6), nn.LSTM(6, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
 
-    model, loss = Model(), lambda out: F.cross_entropy(out["logits"], torch.tensor([0, 1, 2]))
-    batch = {"tokens": torch.arange(12).reshape(3, 4) % 11, "scale": torch.rand(1), "shift": 0.5}
+    def forward(self, tokens, scale, *, shift=0.0):
+        states, (h, _) = self.lstm(self.embed(tokens) * scale + shift)
+        return {"logits": self.head(h[-1]), "all": [states, tokens], "best": states.argmax(-1)}
+
+
+def read(**more):
+    return {"tokens": torch.arange(12).reshape(3, 4) % 11, "scale": torch.rand(1), **more}
+
+
+def read_loss(out):
+    return F.cross_entropy(out["logits"], torch.tensor([0, 1, 2]))
+
+
+def test_outputs_inside_of_others_are_told_apart():
+    model, batch = Reader(), read(shift=0.5)
     with no_trace(model):
-        table = probe(model, batch, loss)
+        table = probe(model, batch, read_loss)
     assert names(table) == ["embed", "lstm[0]", "lstm[1][0]", "lstm[1][1]", "head"]
-    del batch["shift"]
-    positional = probe(model, [*batch.values()], loss)
-    assert positional.equals(probe(model, tuple(batch.values()), loss))
+    assert "lstm.weight_ih_l0" in set(table["name"])
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_inputs_by_position_are_those_by_keyword(kind):
+    model, batch = Reader(), read()
+    assert probe(model, kind(batch.values())).equals(probe(model, batch))
+
+
+def test_each_output_has_its_own_numbers():
+    model, batch = Reader(), read()
+    table = probe(model, batch)
     out, (h, c) = model.lstm(model.embed(batch["tokens"]) * batch["scale"])
     for name, value in (("lstm[0]", out), ("lstm[1][0]", h), ("lstm[1][1]", c)):
-        value = value.double()
-        assert quantity(positional, name, "mean") == pytest.approx(value.mean().item(), rel=1e-9)
-    # Nothing is lost with the cell state: no gradient there.
-    absent = positional["name"].eq("lstm[1][1]") & positional["quantity"].str.startswith("grad")
-    assert not absent.any() and quantity(positional, "lstm[1][0]", "gradient_second_moment") > 0
-    assert "lstm.weight_ih_l0" in set(positional["name"])
+        expected = value.double().mean().item()
+        assert quantity(table, name, "mean") == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_gradient_is_listed_where_nothing_is_lost():
+    table = probe(Reader(), read(), read_loss)
+    of = table.loc[table["quantity"] == "gradient_second_moment", "name"]
+    assert {"lstm[1][0]", "head"} <= set(of) and "lstm[1][1]" not in set(of)  # the cell state
