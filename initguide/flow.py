@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from initguide._outputs import tensors
+from initguide._unchanged import copies, unchanged
 from initguide.layers import arguments
 
 __all__ = ["Flow", "follow"]
@@ -41,10 +43,10 @@ def follow(model: nn.Module, layers: Mapping[str, nn.Module], batch: object) -> 
     """Run a batch through a model and see which of its ``layers`` feeds which.
 
     Every output of a layer is replaced by a copy that begins a new graph of autograd's; the
-    graph behind a tensor then ends at the layers that it comes from. Modes, buffers, gradients and
-    random state are afterwards what they were.
+    graph behind a tensor then ends at the layers that it comes from. The model and the batch are
+    afterwards what they were.
     """
-    args, kwargs = arguments(batch)
+    args, kwargs = arguments(copies(batch))
     born: dict[int, str] = {}  # a leaf's identity -> its layer
     leaves: list[Tensor] = []  # kept alive, so that no identity is used twice
     sources: dict[str, set[str]] = {}
@@ -53,7 +55,7 @@ def follow(model: nn.Module, layers: Mapping[str, nn.Module], batch: object) -> 
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         name = names[module]
-        given = list(_tensors((args, kwargs)))
+        given = [t for _, t in tensors((args, kwargs))]
         sources.setdefault(name, set()).update(_origins(given, born))
         if given and given[0].ndim > 2 and set(given[0].shape[2:]) == {1}:
             pointwise.add(name)
@@ -71,26 +73,18 @@ def follow(model: nn.Module, layers: Mapping[str, nn.Module], batch: object) -> 
 
     handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in names]
     handles += [m.register_forward_hook(after) for m in names]
-    modes = {m: m.training for m in model.modules()}
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)  # it calls no sublayer
-        for m in modes:
-            m.training = False
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            output = model(*_replaced(args, Tensor.clone), **_replaced(kwargs, Tensor.clone))
-            readouts = _origins(list(_tensors(output)), born)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for handle in handles:
-            handle.remove()
-        for m, mode in modes.items():
-            m.training = mode
-        for b, kept in buffers:
-            if not torch.equal(b, kept):
-                b.detach().copy_(kept)
+    with unchanged(model, batch), torch.inference_mode(False), torch.enable_grad():
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)  # it calls no sublayer
+            for m in model.modules():
+                m.training = False
+            output = model(*args, **kwargs)
+            readouts = _origins([t for _, t in tensors(output)], born)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for handle in handles:
+                handle.remove()
     return Flow(
         tuple(sources),
         {name: frozenset(found) for name, found in sources.items()},
@@ -113,19 +107,6 @@ def _origins(tensors: list[Tensor], born: Mapping[int, str]) -> set[str]:
                 seen.add(following)
                 todo.append(following)
     return found
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _tensors(each)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from _tensors(vars(value))
 
 
 def _replaced(value: Any, function: Any) -> Any:
