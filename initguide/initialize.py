@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from initguide import initializers as init
-from initguide.flow import Flow, follow
+from initguide._flow import Flow, follow
 from initguide.gains import gain
 from initguide.initialization import Initialization, Row, wanted_size, words
 from initguide.layers import LAYERS, Fans, fans

@@ -13,8 +13,6 @@ from initguide._outputs import tensors
 from initguide._unchanged import copies, unchanged
 from initguide.layers import arguments
 
-__all__ = ["Flow", "follow"]
-
 
 @dataclass(frozen=True)
 class Flow:
