@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from initguide._stacked import Loss, Metrics, Stacked
+from initguide._stacked import Loss, Metrics, Stacked, numbers
 from initguide.datasets import Dataset
 from initguide.ensemble import Ensemble, run_generator
 from initguide.history import History
@@ -82,9 +82,15 @@ def train_stack(
         evaluated.append(step)
         for name, value in stacked.evaluate(x_test, y_test, settings.metrics).items():
             values.setdefault(("test", name), []).append(value)
-        seen = settings.observe(current()) if settings.observe is not None else {}
-        for name, value in seen.items():
-            values.setdefault(("model", name), []).append(value.detach().cpu().double().clone())
+        if settings.observe is not None:
+            for name, value in _seen(settings.observe, current()).items():
+                values.setdefault(("model", name), []).append(value)
+        for (_, name), measured in values.items():
+            if len(measured) != len(evaluated):
+                raise ValueError(
+                    f"observe returned {name!r} {len(measured)} times in {len(evaluated)} "
+                    "evaluations: expected the same names each time."
+                )
 
     measure()
     for _ in range(settings.epochs):
@@ -112,6 +118,26 @@ def train_stack(
         {key: torch.stack(each) for key, each in values.items()},
         settings.protocol(data),
     )
+
+
+def _seen(
+    observe: Callable[[Ensemble], Mapping[str, Tensor]], ensemble: Ensemble
+) -> dict[str, Tensor]:
+    """Return what an observer returned, as numbers, one for each run."""
+    seen = observe(ensemble)
+    if not isinstance(seen, Mapping):
+        raise TypeError(
+            f"observe returns a {type(seen).__name__}: expected a mapping from names to tensors. "
+            "Return {} to record nothing."
+        )
+    values = {name: numbers(value) for name, value in seen.items()}
+    for name, value in values.items():
+        if value.shape != (len(ensemble),):
+            raise ValueError(
+                f"observe returns {name!r} of shape {tuple(value.shape)}: expected a number for "
+                f"each run, shape ({len(ensemble)},)."
+            )
+    return values
 
 
 def _epoch(rows: int, order: Order, generators: list[torch.Generator]) -> Tensor:

@@ -43,7 +43,7 @@ class Job:
 
     def train(self, runs: Runs, tick: Callable[[], object] = lambda: None) -> History:
         """Train one stack."""
-        return train_stack(self.ensemble.select(list(runs)), self.data, self.settings, tick)
+        return train_stack(self.ensemble.select(runs), self.data, self.settings, tick)
 
 
 def train_all(
@@ -190,7 +190,7 @@ def _sender(job: Job, executor: Executor) -> Iterator[Callable[[Runs], Future[An
         yield lambda runs: dask.submit(Job.train, shared, runs, pure=False)
     else:
         yield lambda runs: executor.submit(
-            train_stack, job.ensemble.select(list(runs)), job.data, job.settings
+            train_stack, job.ensemble.select(runs), job.data, job.settings
         )
 
 

@@ -7,6 +7,7 @@ dimension of length runs, and run *i* is the pair of a scheme and a seed.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -107,7 +108,7 @@ class Ensemble:
         ------
         ValueError
             If there is no scheme or no seed, one stands twice, a seed is not a whole number from
-            0 up, or two models differ in their shapes.
+            0 up, or two models differ in more than the values of their weights.
 
         Notes
         -----
@@ -124,6 +125,17 @@ class Ensemble:
         >>> len(ensemble), ensemble.parameters["hidden1.weight"].shape
         (6, torch.Size([6, 3, 4]))
         """
+        if isinstance(make_model, nn.Module) or not callable(make_model):
+            raise TypeError(
+                f"make_model is a {type(make_model).__name__}: expected a function that returns a "
+                "new model. Pass the lines that build it as a lambda or def."
+            )
+        for name, several in (("schemes", schemes), ("seeds", seeds)):
+            if not isinstance(several, Iterable | Scheme):
+                raise TypeError(
+                    f"{name}={several!r}: expected several, for example schemes=['he_normal'], "
+                    "seeds=range(10)."
+                )
         rows = schemes if isinstance(schemes, Mapping) else {_name(s): s for s in _listed(schemes)}
         named = {name: get_scheme(scheme) for name, scheme in rows.items()}
         seeds = tuple(seeds)
@@ -133,14 +145,17 @@ class Ensemble:
                 "of each, for example schemes=['he_normal'], seeds=range(10)."
             )
         for seed in seeds:
-            if not isinstance(seed, int | np.integer) or seed < 0 or seeds.count(seed) > 1:
+            whole = isinstance(seed, int | np.integer) and 0 <= seed < 2**64
+            if not whole or seeds.count(seed) > 1:
                 raise ValueError(
                     f"seed {seed!r} in seeds={seeds} cannot be used: expected different whole "
-                    "numbers from 0 up, for example range(10)."
+                    "numbers from 0 up, below 2**64, for example range(10)."
                 )
-        models = []
+        models: list[nn.Module] = []
         for seed in map(int, seeds):
             model = _seeded(make_model, seed)
+            if models:
+                _check_same(model, models[0], "model", len(models) // len(named))
             for scheme in named.values():
                 models.append(copy.deepcopy(model))
                 generator = run_generator(seed, "weights")
@@ -188,7 +203,7 @@ class Ensemble:
 
     def select(self, runs: Sequence[int] | slice) -> Ensemble:
         """Return the ensemble of some of the runs, by position; its tensors are copies."""
-        index = torch.arange(len(self))[runs if isinstance(runs, slice) else [*runs]]
+        index = torch.arange(len(self))[[*runs] if isinstance(runs, tuple | range) else runs]
         return replace(
             self,
             parameters={name: p.detach()[index].clone() for name, p in self.parameters.items()},
@@ -199,7 +214,17 @@ class Ensemble:
 
     @staticmethod
     def concatenate(ensembles: Sequence[Ensemble]) -> Ensemble:
-        """Return the runs of all ensembles as one; the architecture is the first one's."""
+        """Return the runs of all ensembles as one.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or they are not of one architecture.
+        """
+        if not ensembles:
+            raise ValueError("no ensembles: expected at least one to concatenate.")
+        for number, ensemble in enumerate(ensembles):
+            _check_same(ensemble.template, ensembles[0].template, "ensemble", number)
         return replace(
             ensembles[0],
             parameters={
@@ -239,14 +264,29 @@ def _seeded(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make_model()
 
 
+def _check_same(model: nn.Module, first: nn.Module, kind: str, number: int) -> None:
+    if model is first:
+        return
+    found, expected = _architecture(model), _architecture(first)
+    if found != expected:
+        names = sorted(n for n in {**found, **expected} if found.get(n) != expected.get(n))[:5]
+        raise ValueError(
+            f"{kind} {number} differs from {kind} 0 in {', '.join(names)}: "
+            f"{[found.get(n) for n in names]} instead of {[expected.get(n) for n in names]}. "
+            "An ensemble holds one architecture: build one ensemble for each."
+        )
+
+
+def _architecture(model: nn.Module) -> dict[str, str]:
+    """Return what runs must have in common, by name: each layer, parameter and buffer."""
+    layers = {name or "the model": m for name, m in model.named_modules()}
+    told = {name: f"{type(m).__qualname__}({m.extra_repr()})" for name, m in layers.items()}
+    told = {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in told.items()}
+    for name, p in [*model.named_parameters(), *model.named_buffers()]:
+        fixed = ", fixed" if isinstance(p, nn.Parameter) and not p.requires_grad else ""
+        told[name] = f"{tuple(p.shape)} {str(p.dtype).removeprefix('torch.')}{fixed}"
+    return told
+
+
 def _stack(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    shapes = [{name: tuple(t.shape) for name, t in state.items()} for state in states]
-    for number, shape in enumerate(shapes):
-        if shape != shapes[0]:
-            names = sorted(n for n in {**shape, **shapes[0]} if shape.get(n) != shapes[0].get(n))
-            raise ValueError(
-                f"model {number} differs from model 0 in {', '.join(names)}: "
-                f"{[shape.get(n) for n in names]} instead of {[shapes[0].get(n) for n in names]}. "
-                "An ensemble holds one architecture: build one ensemble for each."
-            )
-    return {name: torch.stack([s[name].detach() for s in states]) for name in shapes[0]}
+    return {name: torch.stack([s[name].detach() for s in states]) for name in states[0]}

@@ -79,7 +79,9 @@ class History:
 
     def select(self, runs: Sequence[int] | slice) -> History:
         """Return the history of some of the runs, by position; its tensors are copies."""
-        index = torch.arange(len(self.ensemble))[runs if isinstance(runs, slice) else [*runs]]
+        index = torch.arange(len(self.ensemble))[
+            [*runs] if isinstance(runs, tuple | range) else runs
+        ]
         return replace(
             self,
             ensemble=self.ensemble.select(runs),

@@ -195,11 +195,12 @@ def compare(
                 f"{a!r} and {b!r} share {len(d)} seeds: expected at least 2. Train both with the "
                 "same seeds, for example seeds=range(10)."
             )
-        mean, error = _mean(d), _std(d) / len(d) ** 0.5
+        _, scale = _scaled(d)
+        mean, error = _mean(d / scale), _std(d / scale) / len(d) ** 0.5
         half = stats.t.ppf(1 - (1 - level) / 2 / len(pairs), len(d) - 1) * error
         # Equal pairs have no spread: an exact zero is no difference, any other is certain.
         p = 2 * stats.t.sf(abs(mean) / error, len(d) - 1) if error else float(mean == 0)
-        rows.append((a, b, len(d), mean, mean - half, mean + half, p))
+        rows.append((a, b, len(d), scale * mean, scale * (mean - half), scale * (mean + half), p))
     table = pd.DataFrame(rows, columns=["a", "b", "n", "difference", "low", "high", "p"])
     table["p"] = _holm(table["p"])
     table["real"] = table["p"] < 1 - level
@@ -284,6 +285,8 @@ def _listing(names: Iterable[str]) -> str:
 
 
 def _check(runs: pd.DataFrame, by: str | Sequence[str], level: float) -> list[str]:
+    import pandas as pd
+
     keys = [by] if isinstance(by, str) else list(by)
     missing = [column for column in (*keys, "seed", "value") if column not in runs]
     if missing:
@@ -293,20 +296,35 @@ def _check(runs: pd.DataFrame, by: str | Sequence[str], level: float) -> list[st
         )
     if runs.empty:
         raise ValueError("the table is empty: expected a row for each run. Pass History.frame().")
+    if not pd.api.types.is_numeric_dtype(runs["value"]):
+        raise ValueError(
+            f"column 'value' holds {runs['value'].dtype}: expected numbers. Convert it with "
+            ".astype(float)."
+        )
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}: expected a confidence between 0 and 1, such as 0.95.")
     return keys
 
 
 def _mean(values: pd.Series) -> float:
-    # pandas skips NaN: the mean of the seeds that survived would pass for the mean of all.
+    # numpy's: pandas skips NaN, and the mean of the seeds that survived would pass for all's.
+    v, scale = _scaled(values)
     with np.errstate(invalid="ignore"):
-        return float(values.mean(skipna=False))
+        return scale * float(v.mean())
 
 
 def _std(values: pd.Series) -> float:
+    v, scale = _scaled(values)
     with np.errstate(invalid="ignore"):  # a run that overflowed: inf - inf
-        return float(values.std(skipna=False))
+        return scale * float(v.std(ddof=1)) if len(v) > 1 else math.nan
+
+
+def _scaled(values: pd.Series) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+    # By a power of two, which rounds nothing: the square of 1e-170 vanishes, 1e170's overflows.
+    v = values.to_numpy(np.float64)
+    largest = float(np.abs(v).max())
+    scale = math.ldexp(1, math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
+    return v / scale, scale
 
 
 def _t_quantile(degrees: pd.Series, level: float) -> pd.Series:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -16,6 +14,15 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from initguide._checks import (
+    check_data,
+    check_examples,
+    check_metrics,
+    check_runs,
+    check_settings,
+    count,
+    optimizer_at,
+)
 from initguide._fit import Order, Settings
 from initguide._pool import Job, train_all
 from initguide._stacked import Loss, Metrics, Stacked, tolerant
@@ -154,43 +161,31 @@ def train(
     with a ``torch.nn.LSTM``, with ``BatchNorm(momentum=None)``, or whose flow depends on values,
     is stepped run by run: with the same results, at the speed of plain PyTorch.
     """
-    counts = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "evaluate_every": evaluate_every,
-        "stack_size": stack_size,
-    }
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count!r}: expected a whole number from 1 up.")
-    if not (math.isfinite(lr) and lr >= 0):
-        raise ValueError(f"lr={lr!r}: expected a finite learning rate from 0 up.")
-    if batch_order not in ("per_seed", "shared", "sequential"):
-        raise ValueError(
-            f"batch_order={batch_order!r} is unknown: expected 'per_seed', 'shared' or "
-            "'sequential'."
-        )
-    device = _device(device)
-    _check_targets(ensemble, data)
-    if stack_size is None:
-        layer = max((4 * p[0].numel() for p in ensemble.parameters.values()), default=1)
-        stack_size = len(ensemble) if device.type != "cpu" else max(1, _STACK_BYTES // layer)
     settings = Settings(
-        epochs=epochs,
+        epochs=count("epochs", epochs),
         lr=lr,
-        make_optimizer=_fused(optimizer, lr),
+        make_optimizer=optimizer_at(optimizer, lr),
         scheduler=scheduler,
         loss=tolerant(loss),
         metrics=_metrics(metrics, loss),
-        batch_size=batch_size,
+        batch_size=count("batch_size", batch_size),
         batch_order=batch_order,
-        evaluate_every=evaluate_every,
+        evaluate_every=(
+            None if evaluate_every is None else count("evaluate_every", evaluate_every)
+        ),
         observe=observe,
-        device=device,
+        device=_device(device),
     )
+    check_settings(settings)
+    check_runs(ensemble, training=True)
+    check_data(ensemble, data, settings.loss, settings.batch_size)
+    if stack_size is None:
+        layer = max((4 * p[0].numel() for p in ensemble.parameters.values()), default=1)
+        on_cpu = settings.device.type == "cpu"
+        stack_size = max(1, _STACK_BYTES // layer) if on_cpu else len(ensemble)
     return train_all(
         Job(ensemble, data, settings),
-        stack_size,
+        count("stack_size", stack_size),
         executor=executor,
         progress=progress,
         results=results,
@@ -231,6 +226,8 @@ def evaluate(
     """
     import pandas as pd
 
+    check_runs(ensemble, training=False)
+    check_examples(ensemble, inputs, targets)
     device = _device(device)
     x, y = inputs.to(device), targets.to(device)
     stacked = Stacked(ensemble, tolerant(loss), device)
@@ -250,41 +247,9 @@ def _device(device: str | torch.device) -> torch.device:
     return found or torch.device("cpu")
 
 
-def _fused(optimizer: Callable[..., Optimizer], lr: float) -> Callable[..., Optimizer]:
-    kind = optimizer.func if isinstance(optimizer, partial) else optimizer
-    if kind in (torch.optim.LBFGS, torch.optim.Adafactor, getattr(torch.optim, "Muon", None)):
-        raise ValueError(
-            f"optimizer {kind.__name__} mixes the numbers of a tensor, and here a tensor holds "
-            "many runs: expected an elementwise one such as SGD, Adam, AdamW or RMSprop."
-        )
-    option = inspect.signature(optimizer).parameters.get("fused")
-    # One pass over the memory instead of one an operation: the step is bound by its traffic.
-    fused = {"fused": True} if option is not None and option.default is None else {}
-    return partial(optimizer, lr=lr, **fused)
-
-
 def _metrics(metrics: Metrics | None, loss: Loss) -> Metrics:
     if metrics is not None:
+        check_metrics(metrics)
         return {name: tolerant(metric) for name, metric in metrics.items()}
     logits = loss is F.binary_cross_entropy_with_logits or isinstance(loss, nn.BCEWithLogitsLoss)
     return {"accuracy": partial(accuracy, threshold=0.0) if logits else accuracy}
-
-
-def _check_targets(ensemble: Ensemble, data: Dataset) -> None:
-    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).eval()
-    with torch.no_grad():
-        outputs = model(data.train_inputs[:2].clone())
-    for split, targets in (("train", data.train_targets), ("test", data.test_targets)):
-        if not targets.is_floating_point():
-            low, high = int(targets.min()), int(targets.max())
-            if low < 0 or high >= outputs.shape[1]:
-                raise ValueError(
-                    f"{split} labels run from {low} to {high}, but the model has "
-                    f"{outputs.shape[1]} outputs: expected labels from 0 to "
-                    f"{outputs.shape[1] - 1}. Widen the output layer or relabel the data."
-                )
-        elif targets.shape[1:] != outputs.shape[1:]:
-            raise ValueError(
-                f"{split} targets have shape {tuple(targets.shape)}, but the model's outputs "
-                f"{('n', *outputs.shape[1:])}: expected the same. Reshape the targets."
-            )

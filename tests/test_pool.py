@@ -122,7 +122,10 @@ def test_processes_get_the_data_once(tmp_path, monkeypatch):
         ({"metrics": {"mine": lambda outputs, targets: outputs.max()}}, "^metrics cannot be"),
         ({"observe": lambda ensemble: {}}, "^observe cannot be sent"),
         ({"optimizer": lambda p, lr: torch.optim.SGD(p, lr)}, "^optimizer cannot be sent"),
-        ({"scheduler": lambda o: None}, "^scheduler cannot be sent"),
+        (
+            {"scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 1)},
+            "^scheduler cannot be sent",
+        ),
     ],
 )
 def test_what_cannot_be_sent_is_named(options, words):

@@ -200,6 +200,24 @@ def test_pairs_without_spread():
     assert (pairs["low"] == pairs["high"]).all()
 
 
+@pytest.mark.parametrize("size", [1e-310, 1e-170, 1e-160, 1.0, 1e170, 1e300])
+def test_the_size_of_values_does_not_matter(size):
+    # Squares of 1e-170 vanish: a spread of 0 would make any difference certain.
+    unit = 2.0 ** math.frexp(size)[1]  # which scales exactly
+    values = {"a": np.array([1.0, 3.0, 2.0, 4.0]), "b": np.array([2.0, 1.0, 4.0, 3.5])}
+    plain, scaled = (table({k: f * v for k, v in values.items()}) for f in (1.0, unit))
+    expected, found = compare(plain), compare(scaled)
+    assert found["verdict"].item() == "no difference shown between a and b"
+    assert found["p"].item() == pytest.approx(expected["p"].item(), rel=1e-12)
+    for column in ("difference", "low", "high"):
+        assert found[column].item() / unit == pytest.approx(expected[column].item(), rel=1e-12)
+    expected, found = summarize(plain), summarize(scaled)
+    for column in ("mean", "std", "low", "high"):
+        assert (found[column] / unit).tolist() == pytest.approx(
+            expected[column].tolist(), rel=1e-12
+        )
+
+
 def test_conditions_of_two_columns():
     runs = pd.concat(table(normal(i, (0, 1)), activation=a) for i, a in enumerate(["relu", "tanh"]))
     pairs = compare(runs.reset_index(drop=True), by=["scheme", "activation"])
