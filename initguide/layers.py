@@ -93,6 +93,7 @@ def fans(layer: Tensor | nn.Module, *, groups: int = 1, transposed: bool = False
                 "ConvTranspose. Pass the weight tensor itself, shaped (out, in, *kernel)."
             )
         layer = layer.weight
+    if is_lazy(layer):
         check_memory([("weight", layer)])
     if layer.ndim < 2:
         raise ValueError(

@@ -306,3 +306,21 @@ def test_errors_name_value_expectation_and_next_step(kind, words, call):
 
 def scaled(*arguments):
     return ig.variance_scaling_(torch.empty(3, 2), *arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ig.fans(nn.LazyLinear(3)),
+        lambda: ig.fans(nn.LazyConv2d(3, 3).weight),
+        lambda: ig.he_normal_(nn.LazyLinear(3).weight),
+        lambda: ig.lecun_uniform_(nn.LazyLinear(3).weight),
+    ],
+)
+def test_a_lazy_weight_is_an_error_that_says_what_to_do(call):
+    with pytest.raises(ValueError, match=r"no memory.*Run one batch"):
+        call()
+
+
+def test_the_fans_of_a_weight_without_memory_are_known():
+    assert ig.fans(nn.Linear(3, 4, device="meta")) == (3, 4)
