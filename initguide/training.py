@@ -157,7 +157,7 @@ def train(
 
     Notes
     -----
-    `torch.func.vmap` steps the runs of a stack as one. A model that it does not take, such as one
+    `torch.vmap` steps the runs of a stack as one. A model that it does not take, such as one
     with a ``torch.nn.LSTM``, with ``BatchNorm(momentum=None)``, or whose flow depends on values,
     is stepped run by run: with the same results, at the speed of plain PyTorch.
     """
