@@ -9,6 +9,8 @@ two maps from layer to layer say everything: of their variance ``q``, and of the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +22,15 @@ from torch import Tensor
 from initguide.activations import Function
 from initguide.layers import Fans
 from initguide.schemes import Scheme
-from initguide.theory import _finite_width as finite
+from initguide.theory._draws import layer_of
+from initguide.theory._finite_width import predict_rows
+from initguide.theory._fixed_points import (
+    LIMIT,
+    SLACK,
+    critical_variance,
+    resting_correlation,
+    resting_variance,
+)
 from initguide.theory._quadrature import expectation, next_variance, pair_expectations, prepare
 
 if TYPE_CHECKING:
@@ -38,8 +48,17 @@ __all__ = [
 
 Numbers = Any  # a float, or a numpy array where an argument was one
 
-_LIMIT = 1e24  # stands for q = infinity, its inverse for q = 0: phi is as good as linear there
-_SLACK = 1e-10  # relative error of an expectation, and then some
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Compute without gradients on the CPU, whatever the caller's context is."""
+    elsewhere = torch.get_default_device().type != "cpu"  # else the context costs more than it does
+    with (
+        torch.device("cpu") if elsewhere else nullcontext(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        yield
 
 
 class FixedPoint(NamedTuple):
@@ -67,7 +86,7 @@ class FixedPoint(NamedTuple):
     xi_gradient: Numbers
 
 
-@torch.no_grad()
+@_plainly()
 def variance_map(
     activation: str | Function, q: ArrayLike, sigma_w: ArrayLike, sigma_b: ArrayLike = 0.0
 ) -> Numbers:
@@ -80,11 +99,11 @@ def variance_map(
     >>> bool(abs(variance_map("relu", 1.0, 2**0.5) - 1) < 1e-12)  # as He intended
     True
     """
-    old, w, b = _tensors(q, sigma_w, sigma_b)
+    old, w, b = _tensors(q=q, sigma_w=sigma_w, sigma_b=sigma_b)
     return _numbers(next_variance(prepare(activation), old, w**2, b**2))
 
 
-@torch.no_grad()
+@_plainly()
 def correlation_map(
     activation: str | Function,
     c: ArrayLike,
@@ -99,16 +118,16 @@ def correlation_map(
     [poole2016]_.
     """
     phi = prepare(activation)
-    old, size, w, b = _tensors(c, q, sigma_w, sigma_b)
-    if bool((old.abs() > 1).any()):
-        raise ValueError(
-            f"c={_numbers(old)} is no correlation: expected -1 to 1. Divide a covariance by q."
-        )
+    if not (np.abs(c) <= 1).all():
+        raise ValueError(f"c={c!r} is no correlation: expected -1 to 1. Divide a covariance by q.")
+    c, q, sigma_w, sigma_b = np.broadcast_arrays(c, q, sigma_w, sigma_b)
+    size, w, b = _tensors(q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+    old = torch.tensor(c, dtype=torch.float64)
     both = w**2 * pair_expectations(phi, old, size)[0] + b**2
-    return _numbers(both / next_variance(phi, size, w**2, b**2))
+    return _numbers((both / next_variance(phi, size, w**2, b**2)).clamp(-1, 1))
 
 
-@torch.no_grad()
+@_plainly()
 def fixed_point(
     activation: str | Function,
     sigma_w: ArrayLike,
@@ -134,13 +153,18 @@ def fixed_point(
 
     Notes
     -----
-    The variance that iteration would meet first is found by bisection, in steps of a quarter in
-    its logarithm. The map of ``c`` is convex and fixes 1: if its slope there, ``chi_1``, is above
-    1 it has one more fixed point, to which Newton's method climbs. Where ``q`` is 0 or infinite,
-    ``c`` is 1 by convention. [poole2016]_ [schoenholz2017]_
+    The variance that iteration would meet first is sought in steps of a quarter in its logarithm.
+    The map of ``c`` is convex and fixes 1: if its slope there, ``chi_1``, is above 1 it has one
+    more fixed point, to which Newton's method climbs. Where ``q`` is 0 or infinite, ``c`` is 1 by
+    convention. [poole2016]_ [schoenholz2017]_
+
+    Kinks of a module or a function are found. An activation that jumps, as the sign function,
+    makes the slope at 1 infinite and ``c`` less than 1; ``chi_1`` is then still what its
+    derivative does to a gradient, and ``chi_c`` the slope of the map at ``c``.
 
     ``q`` and ``chi_1`` are good to about 1e-9 and ``c`` to 1e-6, where ``q`` is below 100; do not
-    trust ``chi_c`` and ``xi_c`` within 1e-3 of the edge if the activation has a kink.
+    trust ``chi_c`` and ``xi_c`` within 1e-3 of the edge if the activation has a kink. What
+    oscillates too fast at a variance for a rule of some thousand points raises a ValueError.
 
     Examples
     --------
@@ -150,55 +174,26 @@ def fixed_point(
     phi = prepare(activation)
     if not (math.isfinite(q_0) and q_0 > 0):
         raise ValueError(f"q_0={q_0!r} is no variance to start from: expected a positive number.")
-    w, b = (x.square() for x in _tensors(sigma_w, sigma_b))
+    w, b = (x.square() for x in _tensors(sigma_w=sigma_w, sigma_b=sigma_b))
     shape, w, b = w.shape, w.flatten(), b.flatten()
-    grid = math.log(q_0) + torch.arange(-240, 241).double() / 4
-    growth = next_variance(phi, grid.exp(), w[:, None], b[:, None]) / grid.exp() - 1
-    up = growth[:, 240] > 0
-    passed = torch.where(up[:, None], growth[:, 240:], -growth[:, :241].flip(1)) < -_SLACK
-    step, way = passed.int().argmax(1), torch.where(up, 1, -1)
-    q = _bisect(
-        lambda x: (next_variance(phi, x.exp(), w, b) > x.exp()) == up,
-        grid[240 + way * (step - 1).clamp(min=0)],
-        grid[240 + way * step],
-    ).exp()
-    q = torch.where(passed.any(1), q, torch.where(up, math.inf, 0.0))
-    q = torch.where(growth[:, 240].abs() <= _SLACK, q_0, q)
-
-    near = q.clamp(1 / _LIMIT, _LIMIT)
+    q = resting_variance(phi, w, b, q_0)
+    near = q.clamp(1 / LIMIT, LIMIT)
     chi_1 = w * expectation(phi, lambda x: phi.derivative(x) ** 2, near)
-    slope = w * expectation(phi, lambda x: phi(x) * phi.derivative(x) * x, near) / near
-    c, chi_c = torch.ones_like(q), chi_1.clone()
-    (rest,) = torch.where((chi_1 > 1 + _SLACK) & (q > 0) & q.isfinite())
-    # (c' - c) / (1 - c) is concave: its chord crosses 0 below the root, and c' - c is convex,
-    # so that Newton's method climbs from there.
-    zero = (w * expectation(phi, phi.function, near) ** 2 + b) / near
-    c[rest] = (zero / (zero + chi_1 - 1))[rest]
-    whole = torch.ones_like(q)
-    whole[rest] = pair_expectations(phi, whole[rest], q[rest])[0]
-    for _ in range(50):  # c' from its distance to 1, where errors of the quadrature cancel
-        if not len(rest):
-            break
-        both, slopes = pair_expectations(phi, c[rest], q[rest])
-        chi_c[rest] = w[rest] * slopes
-        away = 1 - c[rest] - w[rest] * (whole[rest] - both) / q[rest]
-        move = away / (1 - chi_c[rest])
-        c[rest] = (c[rest] + move).clamp(0, 1)
-        rest = rest[move.abs() > 1e-7]
-    # At the edge itself rounding must not decide the sign of infinity.
-    rates = (torch.where((x - 1).abs() < _SLACK, 0.0, -x.log()) for x in (slope, chi_c, chi_1))
+    c, chi_c = resting_correlation(phi, w, b, q, chi_1)
+    slope = w * expectation(phi, lambda x: phi(x) ** 2, near, slope=True) / near
+    rates = (_rate(x) for x in (slope, chi_c, chi_1))
     found = (q, c, chi_1, chi_c, *(1 / rate for rate in rates))
     return FixedPoint(*(_numbers(x.reshape(shape)) for x in found))
 
 
-@torch.no_grad()
+@_plainly()
 def critical_sigma_w(activation: str | Function, sigma_b: ArrayLike = 0.0) -> Numbers:
     r"""Find the edge of chaos: the ``sigma_w`` at which ``chi_1`` is 1.
 
     A variance ``q`` is both critical and fixed if :math:`\sigma_w^2 = 1 / E[\phi'(\sqrt q z)^2]`
-    and :math:`\sigma_b^2 = q - \sigma_w^2 E[\phi(\sqrt q z)^2]`. The smallest is found by
-    bisection: 0 for tanh without bias, infinity for ReLU with one. It need not be stable: the
-    signal of GELU and SiLU leaves it, for an ordered fixed point or for infinity.
+    and :math:`\sigma_b^2 = q - \sigma_w^2 E[\phi(\sqrt q z)^2]`. The smallest counts: 0 for tanh
+    without bias, infinity for ReLU with one. It need not be stable: the signal of GELU and SiLU
+    leaves it, for an ordered fixed point or for infinity.
 
     Examples
     --------
@@ -206,27 +201,13 @@ def critical_sigma_w(activation: str | Function, sigma_b: ArrayLike = 0.0) -> Nu
     True
     """
     phi = prepare(activation)
-
-    def inverse(q: Tensor) -> Tensor:
-        return expectation(phi, lambda x: phi.derivative(x) ** 2, q)
-
-    def excess(x: Tensor, b: Tensor) -> Tensor:
-        q = x.exp()
-        return 1 - (next_variance(phi, q, 1 / inverse(q), b)) / q
-
-    (bias,) = _tensors(sigma_b)
-    b, grid = bias.flatten() ** 2, torch.arange(-200, 201).double() / 4
-    sign = excess(grid, b[:, None])
-    over, under = sign > _SLACK, sign < -_SLACK
-    first = torch.where(over.any(1), over.int().argmax(1), 401)
-    under &= torch.arange(401) < first[:, None]
-    last = 400 - under.flip(1).int().argmax(1)
-    q = _bisect(lambda x: excess(x, b) < 0, grid[last], grid[first.clamp(max=400)]).exp()
-    q = torch.where(first > 400, _LIMIT, torch.where(under.any(1), q, 1 / _LIMIT))
-    return _numbers(inverse(q).rsqrt().reshape(bias.shape))
+    (bias,) = _tensors(sigma_b=sigma_b)
+    q = critical_variance(phi, bias.flatten() ** 2)
+    slope = expectation(phi, lambda x: phi.derivative(x) ** 2, q)
+    return _numbers(slope.rsqrt().reshape(bias.shape))
 
 
-@torch.no_grad()
+@_plainly()
 def jacobian_spectrum(
     activation: str | Function,
     depth: int,
@@ -248,14 +229,14 @@ def jacobian_spectrum(
     """
     phi = prepare(activation)
     point = fixed_point(phi, sigma_w, sigma_b)
-    q = torch.tensor(point.q, dtype=torch.float64).clamp(1 / _LIMIT, _LIMIT)
+    q = torch.tensor(point.q, dtype=torch.float64).clamp(1 / LIMIT, LIMIT)
     second = expectation(phi, lambda x: phi.derivative(x) ** 2, q)
     fourth = expectation(phi, lambda x: phi.derivative(x) ** 4, q)
     mean = point.chi_1**depth
     return mean, mean**2 * depth * (float(fourth / second**2) - orthogonal)
 
 
-@torch.no_grad()
+@_plainly()
 def predict(
     *widths: int,
     activation: str | Function = "relu",
@@ -290,7 +271,8 @@ def predict(
     Raises
     ------
     ValueError
-        If the widths make no network, the inputs do not fit or ``level`` is not in (0, 1).
+        If the widths make no network, the inputs do not fit, ``level`` is not in (0, 1), or the
+        activation varies too fast at the variance of a layer.
 
     Notes
     -----
@@ -314,7 +296,12 @@ def predict(
     1e-6 of the value.
 
     A batch's inputs count as wholly dependent, gradients as independent of the signal. So bands
-    may be too wide, also for orthogonal weights; below some 30 units they are approximate.
+    may be too wide, also for orthogonal weights; below some 30 units they are approximate. For
+    each activation of the table networks of 100 to 200 units keep to the level, with two
+    exceptions. From a variance that signals flee, where :math:`d \ln m_2 / d \ln K > 1`, they
+    drift: behind eight layers of Hardswish 97.5 % are in a band of 99 %. And an activation that
+    is not monotonic, as the sine, does something else between two values of a :math:`A` that
+    varies much: behind weights of 1 and inputs of mean 0, 88 %.
 
     Examples
     --------
@@ -327,51 +314,50 @@ def predict(
 
     if len(widths) < 2 or min(widths) < 1 or not 0 < level < 1:
         raise ValueError(
-            f"widths {widths}, level={level!r}: expected at least two positive sizes, inputs first "
-            "and outputs last, and a level between 0 and 1, as in predict(784, 100, 10)."
+            f"widths {widths}, level={level!r}: expected at least two positive sizes and a level "
+            "between 0 and 1, as in predict(784, 100, 10)."
         )
-    x = torch.tensor([[1.0, -1.0]]) if inputs is None else inputs.reshape(len(inputs), -1)
-    if inputs is not None and x.shape[1] != widths[0]:
+    x = torch.as_tensor([[1.0, -1.0]] if inputs is None else inputs)
+    features = math.prod(x.shape[1:])
+    if inputs is not None and (features != widths[0] or not len(x)):
         raise ValueError(
-            f"inputs of shape {tuple(inputs.shape)} have {x.shape[1]} features: expected "
-            f"{widths[0]}, the first width. Pass a batch as the model takes it."
+            f"inputs of shape {tuple(x.shape)} have {features} features: expected {widths[0]}, the "
+            "first width, in at least one example."
         )
-    phi, x = prepare(activation), x.cpu().double()
-    zero = torch.zeros(len(x), 1).double()
-    mean, square = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True)
-    signal = finite.Signal(torch.zeros(1).double(), mean, square, zero, zero, zero, zero > 0)
-    rows: finite.Rows = []
-    layers: list[tuple[int, float, float, finite.Units]] = []
-    for number, fans in enumerate(map(Fans._make, pairwise(widths)), start=1):
-        hidden = number < len(widths) - 1
-        rule = finite.moments(scheme, fans, hidden)
-        units = finite.units_of(signal, fans.fan_in, *rule)
-        layers.append((fans.fan_out, *rule[:2], units))
-        name = f"hidden{number}" if hidden else "output"
-        rows += finite.linear((2 * number, name), units, fans.fan_out, level)
-        if hidden:
-            place = (2 * number + 1, f"activation{number}")
-            signal, more = finite.activate(place, phi, units, fans.fan_out, level)
-            rows += more
-    rows += finite.gradients(phi, layers, level)
+    phi, x = prepare(activation), x.reshape(len(x), -1).cpu().double()
+    if isinstance(scheme, tuple):
+        _tensors(sigma_w=scheme[0], sigma_b=scheme[1])
+    layers = [
+        layer_of(scheme, Fans(*fans), hidden=number < len(widths) - 1)
+        for number, fans in enumerate(pairwise(widths), start=1)
+    ]
+    few = 32 if any(layer.mean for layer in layers) else 1024  # inputs that fit into the cache
+    found = [predict_rows(phi, layers, some, level) for some in torch.split(x, few)]
+    data = []
+    for rows in zip(*found, strict=True):
+        numbers = (torch.cat(x) for x in zip(*(row[3:] for row in rows), strict=True))
+        data.append((*rows[0][:3], *(float(x.mean()) for x in numbers)))
     columns = ["layer", "name", "quantity", "value", "low", "high"]
-    data = [(*place, *(float(x.mean()) for x in numbers)) for *place, numbers in rows]
     table = pd.DataFrame(data, columns=columns).sort_values("layer", kind="stable")
     table.insert(4, "origin", "predicted")
     return table.reset_index(drop=True)
 
 
-def _bisect(further: Function, near: Tensor, far: Tensor) -> Tensor:
-    for _ in range(50):
-        middle = (near + far) / 2
-        on = further(middle)
-        near, far = torch.where(on, middle, near), torch.where(on, far, middle)
-    return near
+def _tensors(**numbers: ArrayLike) -> list[Tensor]:
+    """Return variances and deviations as tensors of one shape."""
+    arrays = [np.asarray(x, dtype=np.float64) for x in numbers.values()]
+    for name, x in zip(numbers, arrays, strict=True):
+        if not ((x >= 0) & (x < math.inf)).all():
+            raise ValueError(
+                f"{name}={numbers[name]!r}: expected finite numbers that are not negative."
+            )
+    return [torch.tensor(x, dtype=torch.float64) for x in np.broadcast_arrays(*arrays)]
 
 
-def _tensors(*numbers: ArrayLike) -> list[Tensor]:
-    """Return tensors of one shape."""
-    return [torch.tensor(x, dtype=torch.float64) for x in np.broadcast_arrays(*numbers)]
+def _rate(slope: Tensor) -> Tensor:
+    """Return -ln|slope|; rounding must not decide the sign of infinity at 1, nor hide a 0."""
+    size = torch.where(slope.abs() < 1e-14, 0.0, slope.abs())
+    return torch.where((size - 1).abs() < SLACK, 0.0, -size.log())
 
 
 def _numbers(x: Tensor) -> Numbers:
