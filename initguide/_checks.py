@@ -149,7 +149,7 @@ def check_examples(
             f"{split}inputs has {len(inputs)} and targets {len(targets)} examples: expected the "
             "same number, at least 1. Pass both of each example."
         )
-    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).eval()
+    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).cpu().eval()
     x = inputs[:rows].detach().cpu().clone()  # models may work in place on what they get
     with torch.random.fork_rng(devices=[]):
         try:
@@ -243,7 +243,7 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
 
 
 def _check_batch_of_one(ensemble: Ensemble, x: Tensor, batches: str) -> None:
-    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).train()
+    model = ensemble.model(ensemble.schemes[0], ensemble.seeds[0]).cpu().train()
     with torch.random.fork_rng(devices=[]):
         try:
             model(x.detach().cpu().clone())

@@ -142,6 +142,9 @@ def test_select_and_concatenate_are_inverse():
     first.parameters["hidden1.weight"].zero_()
     assert ensemble.parameters["hidden1.weight"][0].any()
     assert ensemble.select([-1]).seeds == (2,)
+    last = torch.tensor(ensemble.seeds) == 2
+    for runs in (slice(4, 6), [4, 5], (4, 5), range(4, 6), last):
+        assert ensemble.select(runs).seeds == (2, 2)
 
 
 def test_schemes_in_every_form():

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sweeps import DATA, build
@@ -13,7 +14,17 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import initguide
-from initguide import Dataset, Ensemble, History, datasets, logistic_regression, mlp
+from initguide import (
+    Dataset,
+    Ensemble,
+    History,
+    Scheme,
+    compare,
+    datasets,
+    logistic_regression,
+    mlp,
+    summarize,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -262,6 +273,10 @@ NOT_BUILT = {
     "a large seed": (mlp, {"seeds": [2**64]}, ValueError, r"seed 18446.*below 2\*\*64"),
     "a model": (mlp(5, 3), {}, TypeError, "make_model is a Sequential: expected a function"),
     "no function": ("mlp", {}, TypeError, "make_model is a str: expected a function"),
+    "an initializer that makes another tensor": (
+        partial(mlp, 5, 3), {"schemes": [Scheme("new", lambda w, generator: torch.ones_like(w))]},
+        ValueError, "'output.weight', <lambda>, returned another tensor.*in place",
+    ),
     "other activations": (
         alternating(partial(mlp, 5, 4, 3), partial(mlp, 5, 4, 3, activation="tanh")), {},
         ValueError, r"model 1 differs from model 0 in activation1: \['Tanh\(\)'\] instead of",
@@ -309,6 +324,13 @@ def test_nothing_to_concatenate():
     for kind in (Ensemble, History):
         with pytest.raises(ValueError, match="expected at least one to concatenate"):
             kind.concatenate([])
+
+
+@pytest.mark.parametrize("function", [summarize, compare])
+def test_a_table_of_words(function):
+    runs = pd.DataFrame({"scheme": list("aabb"), "seed": [0, 1] * 2, "value": list("1234")})
+    with pytest.raises(ValueError, match=r"column 'value' holds .*expected numbers.*astype"):
+        function(runs)
 
 
 WORKS = {
