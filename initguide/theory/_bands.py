@@ -97,7 +97,7 @@ def describe(place: Place, units: Units, averages: Averages) -> list[Row]:
     error = z * error.sqrt() + _ROUNDING * mean.abs()
     below = torch.minimum(least(mean - error), middle - width)
     above = torch.maximum(-least(-mean - error), middle + width)
-    low, high = band(square, share * s, noise, level, units.rare)
+    low, high = band(square, share * s, noise, level, units.rare, place.level)
     return [
         Row(place.layer, place.name, "mean", middle, below, above),
         Row(place.layer, place.name, "second_moment", average(square), least(low), -least(-high)),
@@ -105,14 +105,16 @@ def describe(place: Place, units: Units, averages: Averages) -> list[Row]:
 
 
 def band(
-    value: Tensor, s: Tensor, noise: Tensor, level: float, rare: Tensor
+    value: Tensor, s: Tensor, noise: Tensor, level: float, rare: Tensor, rare_level: float
 ) -> tuple[Tensor, Tensor]:
-    """Return quantiles of value x a log-normal (variance s^2 of ln) x a gamma variable."""
+    """Return quantiles of value x a log-normal (variance s^2 of ln) x a gamma variable.
+
+    Where few units decide, and for gradients behind weights with a mean: Markov's inequality.
+    """
     z = NormalDist().inv_cdf((1 + level) / 2)
     # Wilson & Hilferty: the cube root of a gamma variable is nearly normal.
     low, high = ((1 - noise / 9 + sign * z * noise.sqrt() / 3) for sign in (-1, 1))
     low = value * torch.exp(-torch.hypot(z * s + s**2 / 2, -3 * low.clamp(min=0).log()))
     high = value * torch.exp(torch.hypot((z * s - s**2 / 2).clamp(min=0), 3 * high.log()))
-    # Where few units decide, and for gradients behind weights with a mean: Markov's inequality.
-    low, high = torch.where(rare, 0.0, low), torch.where(rare, value / (1 - level), high)
+    low, high = torch.where(rare, 0.0, low), torch.where(rare, value / (1 - rare_level), high)
     return low * (1 - _ROUNDING), high * (1 + _ROUNDING)

@@ -204,7 +204,7 @@ def gradients(phi: Activation, layers: list[Layer], passed: list[Units], level: 
     def add_row(layer: int, name: str, noise: Tensor) -> None:
         value, noise = last.average(gradient), last.average(noise)
         s = last.average(deviation + variance.sqrt())
-        low, high = band(value, s, noise, level, rare)
+        low, high = band(value, s, noise, level, rare, level)
         rows.append(Row(layer, name, "gradient_second_moment", value, low, high))
 
     add_row(2 * len(layers), "output", zero)

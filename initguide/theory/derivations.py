@@ -102,7 +102,7 @@ def expect(expression: sp.Expr) -> sp.Expr:
             else:
                 raise ValueError(
                     f"the mean of {term} depends on more than the weights' variance: expected a "
-                    "polynomial of degree 2 or less in them. Expand or linearize it first."
+                    "polynomial of degree 2 at most. Linearize it."
                 )
         constant, random = rest.as_independent(sp.Indexed)
         mean = constant * (E(random) if random.has(sp.Indexed) else random)
