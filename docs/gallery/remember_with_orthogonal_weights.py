@@ -266,7 +266,9 @@ class LSTM(nn.Module):
 short = *copy_task(4800, 10), *copy_task(500, 10)
 data = ig.Dataset("copy task", *short, tuple("ABCDEFGH"), origin)
 parts = [
-    build(partial(LSTM, starts[name]), schemes={name: "lecun_normal"}, seeds=range(12))
+    build(
+        partial(LSTM, starts[name]), schemes={name: "lecun_normal"}, seeds=range(12)
+    )
     for name in ("orthogonal", "Gaussian", "PyTorch default")
 ]
 lstms = ig.Ensemble.concatenate(parts)
