@@ -86,7 +86,8 @@ show(report)
 
 # %%
 # *Before* is the variance from the orthogonal weights, behind layers that are done already. A layer
-# whose variance misses 1 by less than the tolerance, 0.1, is left as it is.
+# whose variance misses 1 by less than the tolerance, 0.1, is left as it is. *Between examples* is the
+# part of the last variance that tells the batch's images apart; the rest is alike in all of them.
 #
 # We compare four starts: PyTorch's default, He's weights, orthogonal weights with He's factor
 # :math:`\sqrt 2`, and the same ones with LSUV's factors instead. The figure shows the part of the
