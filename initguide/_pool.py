@@ -84,7 +84,8 @@ def train_all(
         if not parts:
             raise
         lost = len(job.ensemble) - sum(len(runs) for runs, _ in parts)
-        reason = f"{type(error).__name__}: {error}".rstrip(":. ")
+        words = " ".join([str(error), *getattr(error, "__notes__", [])])
+        reason = f"{type(error).__name__}: {words.strip()}".rstrip(":. ")
         kept = "" if results is None else f" and in {results}: call again to go on"
         raise TrainingError(
             f"{lost} of {len(job.ensemble)} runs were not trained ({reason}). The others are in "
