@@ -69,22 +69,15 @@ extensions = [
     "sphinxcontrib.bibtex",
     "sphinxext.opengraph",
     "notfound.extension",
-    "sphinx_sitemap",
     # ours
-    "copy_and_run",
-    "data_notice",
     "evidence",
-    "execution_times",
     "figures",
     "freshness",
-    "glossary_links",
+    "links",
     "mathml",
-    "page_claims",
-    "public_api",
     "replications",
-    "short_links",
-    "structured_data",
     "tidy_pages",
+    "tutorials",
 ]
 # myst-nb would read the gallery's sources, and what is generated from them, as pages.
 exclude_patterns = [
@@ -96,6 +89,7 @@ exclude_patterns = [
     "tutorials/*.json",
 ]
 templates_path = ["_templates"]
+suppress_warnings = ["sphinx_gallery.space_in_filename"]  # it means the path of this clone
 nitpicky = True
 numfig = True
 default_role = "py:obj"  # a name in single backticks is a link to its reference
@@ -137,7 +131,6 @@ numpydoc_xref_aliases = {
 }
 numpydoc_validation_checks = {"GL03", "GL05", "GL06", "GL07", "PR02", "SS01", "SS05"}
 numpydoc_validation_exclude = {r"\.[A-Z_]+$"}  # constants have a comment, no docstring
-public_api_package = "initguide"
 
 # -- Executed pages ------------------------------------------------------------------------
 
@@ -148,7 +141,7 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 1800
-nb_execution_raise_on_error = True
+nb_execution_show_tb = True  # a warning, which fails the build as all warnings do
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_output_stderr = "warn"  # a warning on a page is a mistake in it
@@ -161,10 +154,11 @@ sphinx_gallery_conf = {
     "backreferences_dir": "reference/backreferences",
     "doc_module": ("initguide",),
     "inspect_global_variables": True,
-    "image_scrapers": tuple(
-        f"{name}.scraper" for name in ("figures", "sympy_scraper", "page_claims", "evidence")
+    "image_scrapers": (
+        "figures.scraper",
+        *map("scrapers.{}".format, ("formulas", "claims", "findings")),
     ),
-    "reset_modules": ("figures.reset", "page_claims.reset"),
+    "reset_modules": ("freshness.seal_scripts", "scrapers.reset"),
     "capture_repr": ("_repr_html_", "__repr__"),
     "ignore_repr_types": r"matplotlib|sympy|Outcome",
     "remove_config_comments": True,
@@ -173,7 +167,7 @@ sphinx_gallery_conf = {
     "css": (),  # ours: _static/initguide.css
     "show_memory": False,
     "show_signature": False,
-    # Times are in the one table of the page "About", see _ext/execution_times.py.
+    # Times are in the one table of the page "About"; sphinx-gallery's own loads scripts.
     "min_reported_time": float("inf"),
     "write_computation_times": False,
     "download_all_examples": False,  # zip files hold dates
@@ -196,6 +190,8 @@ html_show_search_summary = False  # fetches pages, which fails where the site is
 html_permalinks_icon = "#"
 html_context = {
     "default_mode": "auto",
+    "author": author,
+    "html_baseurl": SITE,
     "repository": REPOSITORY,
     "site_branch": "gh-pages",  # Colab and Binder read the notebooks there
 }
@@ -224,7 +220,6 @@ alone = (
 )
 html_sidebars = {page: [] for page in alone}  # no section to navigate
 copybutton_exclude = ".linenos, .gp, .go"
-sitemap_url_scheme = "{link}"
 notfound_urls_prefix = urlsplit(SITE).path  # a page that is not found can be asked for anywhere
 ogp_site_url = SITE
 ogp_social_cards = {

@@ -57,9 +57,9 @@ _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _STARTUP = """\
 import sys
 sys.path.insert(0, {folder!r})
-import figures, page_claims
+import figures, scrapers
 figures.install_in_kernel(get_ipython())
-page_claims.install_in_kernel()
+scrapers.install_in_kernel()
 """
 
 
@@ -145,6 +145,8 @@ def prepare_kernels(app: Sphinx, config: Config) -> None:
     profile.mkdir(parents=True, exist_ok=True)
     startup = _STARTUP.format(folder=str(Path(__file__).parent))
     (profile / "00-figures.py").write_text(startup, encoding="utf-8")
+    quiet = "get_config().Application.log_level = 40  # it would tell how to encrypt TCP\n"
+    (profile.parent / "ipython_kernel_config.py").write_text(quiet, encoding="utf-8")
     os.environ["IPYTHONDIR"] = str(profile.parents[1])
 
 
@@ -161,7 +163,9 @@ def add_descriptions(app: Sphinx, doctree: nodes.document, docname: str) -> None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Prepare kernels, describe figures; conf.py names `scraper` and `reset`."""
+    """Prepare kernels, describe figures; conf.py names `scraper`."""
     app.connect("config-inited", prepare_kernels)
+    # Others draw too, alike whether or not scripts have been executed before.
+    app.connect("builder-inited", lambda app: mpl.rcdefaults(), priority=600)
     app.connect("doctree-resolved", add_descriptions)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

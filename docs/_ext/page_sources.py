@@ -10,16 +10,17 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGE = "initguide"
 DATASETS = ("mnist", "fashion_mnist")
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scipy", "sympy", "torch")
+EXECUTING = ("figures.py", "scrapers.py")  # those of our files that act while a page runs
 
 _CODE_CELL = re.compile(r"^(`{3,}|~{3,})\{code-cell\}[^\n]*\n(.*?)^\1", re.DOTALL | re.MULTILINE)
 _NOT_PYTHON = re.compile(r"^(---\n.*?^---$|:[\w-]+:.*?$|\s*[%!].*?$)", re.DOTALL | re.MULTILINE)
@@ -35,38 +36,17 @@ def code_of(page: Path) -> str:
 
 def datasets_used(code: str) -> tuple[str, ...]:
     """Return the data sets that the code names, as an attribute, a function or a string."""
-    words = set()
-    for node in ast.walk(ast.parse(code)):
-        for field in ("attr", "id", "name", "value"):
-            word = getattr(node, field, None)
-            words.add(word if isinstance(word, str) else "")
+    words = _words(ast.parse(code))
     return tuple(name for name in DATASETS if name in words)
 
 
-def package_closure(code: str) -> list[Path]:
-    """Return the package's files that the code reaches, directly or through others."""
-    found: set[Path] = set()
-    todo = set(_uses(ast.parse(code), PACKAGE))
-    seen: set[str] = set()
-    while todo:
-        name = todo.pop()
-        seen.add(name)
-        for path in _files(name):
-            if path not in found:
-                found.add(path)
-                todo |= set(_uses(_tree(path), _module(path))) - seen
-    return sorted(found)
-
-
+@cache
 def digest(code: str) -> str:
     """Return one hash of everything that the code's results depend on."""
-    root = _root()
     parts = [code, platform.python_version(), *(f"{name} {version(name)}" for name in LIBRARIES)]
-    shown_by = [Path(__file__).with_name(name) for name in ("figures.py", "page_claims.py")]
-    files = [*package_closure(code), *root.glob("*.mplstyle"), *shown_by]
-    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
     parts += [f"{name} {provenance(name).fingerprint}" for name in datasets_used(code)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    shown_by = [Path(__file__).with_name(name) for name in EXECUTING]
+    return hash_of([*package_closure(code), *_root().glob("*.mplstyle"), *shown_by], *parts)
 
 
 @cache
@@ -80,6 +60,40 @@ def provenance(name: str) -> Any:
     return source
 
 
+def hash_of(paths: Iterable[Path], *parts: str) -> str:
+    """Return a hash of files, except seals, and of other parts."""
+    whole = hashlib.sha256("\n".join(parts).encode())
+    for path in sorted(paths):
+        if path.is_file() and "seal" not in path.name:
+            whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+class Module(NamedTuple):
+    """What counts of a file of the package: what it imports, and whether importing it acts."""
+
+    imports: dict[str, Path]
+    acts: bool
+
+
+def package_closure(code: str) -> list[Path]:
+    """Return the package's files that the code reaches, by a name or through another file.
+
+    A file that sets something when it is imported is reached by all code.
+    """
+    modules = _modules()
+    named = {path.parent.name if path.stem == "__init__" else path.stem: path for path in modules}
+    if not re.search(rf"^\s*import {PACKAGE}( |$)", code, re.MULTILINE):  # it reaches all
+        named |= modules[named.pop(PACKAGE)].imports
+    todo = {named[word] for word in _words(ast.parse(code)) & set(named)}
+    todo |= {path for path, module in modules.items() if module.acts}
+    found: set[Path] = set()
+    while todo:
+        found.add(path := todo.pop())
+        todo |= set(modules[path].imports.values()) - found
+    return sorted(found)
+
+
 @cache
 def _root() -> Path:
     spec = find_spec(PACKAGE)
@@ -89,65 +103,48 @@ def _root() -> Path:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _modules() -> dict[Path, Module]:
+    found = {}
+    for path in sorted(_root().rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = {name: file for node in ast.walk(tree) for name, file in _imports(node, path)}
+        found[path] = Module(imports, any(map(_acts, tree.body)))
+    return found
 
 
-def _module(path: Path) -> str:
-    """Return the dotted name of a module's file; a package's ends in ``.__init__``."""
-    return ".".join((PACKAGE, *path.relative_to(_root()).with_suffix("").parts))
+def _imports(node: ast.AST, path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the names that a statement in a file imports from the package, and their files."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return
+    base = ()
+    if isinstance(node, ast.ImportFrom):
+        package = path.relative_to(_root().parent).parts[: -node.level] if node.level else ()
+        base = (*package, *(node.module or "").split("."))
+    for alias in node.names:
+        names = [name for name in (*base, *alias.name.split(".")) if name]
+        if names[0] == PACKAGE:
+            yield alias.asname or alias.name, _file(_root().parent.joinpath(*names))
 
 
-def _uses(tree: ast.Module, module: str) -> Iterator[str]:
-    """Yield the dotted names within the package that the code of a module mentions."""
-    aliases = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == PACKAGE:
-                    if alias.name != PACKAGE:
-                        yield alias.name
-                    if not alias.asname or alias.name == PACKAGE:
-                        aliases[alias.asname or PACKAGE] = PACKAGE
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(module.split(".")[: -node.level]) if node.level else ""
-            base = ".".join(filter(None, (base, node.module)))
-            if base.split(".")[0] == PACKAGE:
-                yield from (f"{base}.{alias.name}" for alias in node.names)
-    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
-    for node in attributes:
-        if isinstance(node.value, ast.Name) and node.value.id in aliases:
-            yield f"{PACKAGE}.{node.attr}"
-    followed = {id(node.value) for node in attributes}
-    for node in ast.walk(tree):  # the package handed on as a value: all of it counts
-        if isinstance(node, ast.Name) and node.id in aliases and id(node) not in followed:
-            yield f"{PACKAGE}.*"
+def _file(name: Path) -> Path:
+    """Return the file of a module, or of the module that something is in."""
+    at = (name.with_suffix(".py"), name / "__init__.py", name.parent.with_suffix(".py"))
+    return next((path for path in at if path.is_file()), name.parent / "__init__.py")
 
 
-def _files(name: str) -> list[Path]:
-    """Return the files that a dotted name stands for; every file where that is not known."""
-    folder = _root()
-    parts = name.split(".")[1:]
-    for position, part in enumerate(parts):
-        if folder.joinpath(f"{part}.py").is_file():
-            return [folder / f"{part}.py"]
-        if not folder.joinpath(part, "__init__.py").is_file():
-            exports = _exports(folder / "__init__.py")
-            return _files(exports[part]) if part in exports else sorted(_root().rglob("*.py"))
-        folder /= part
-        if position == len(parts) - 1:
-            return sorted(folder.rglob("*.py"))
-    return sorted(_root().rglob("*.py"))
+def _acts(statement: ast.stmt) -> bool:
+    """Return whether a statement of a module does more than define, import and name things."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return False
+    return any(
+        (isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load))
+        for node in ast.walk(statement)
+    )
 
 
-@cache
-def _exports(init: Path) -> dict[str, str]:
-    """Return what a package's ``__init__`` imports: public name to dotted origin."""
-    package = _module(init)
-    exports = {}
-    for node in _tree(init).body:
-        if isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: -node.level]) if node.level else ""
-            base = ".".join(filter(None, (base, node.module)))
-            exports |= {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names}
-    return exports
+def _words(tree: ast.AST) -> set[str]:
+    """Return every name in the code, and every string that could be one."""
+    fields = ("attr", "id", "module", "name", "value")
+    words = {getattr(node, field, None) for node in ast.walk(tree) for field in fields}
+    return {part for word in words if isinstance(word, str) for part in word.split(".")}

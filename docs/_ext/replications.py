@@ -24,24 +24,23 @@ from run_page import FINISHED
 from verdicts import in_words, rules
 
 WIDTH, HEIGHT = 120, 16
+PAGES = ("Page", "Claims", "Runs on the sample", "on the complete data", "Claims that failed")
+MACHINES = ("Processor", "Instructions, threads", "PyTorch", "NumPy", "Python", "Date", "Runs")
+CLAIMS = ("Claim", "Expected", "Held in", "Values")
 Rows = list[dict[str, str]]
 
 
 @cache
-def _rows(changed: int) -> dict[tuple[str, str], Rows]:
+def rows() -> dict[tuple[str, str], Rows]:
+    """Return the table's rows by page and claim."""
     found: dict[tuple[str, str], Rows] = {}
     for row in read(TABLE):
         found.setdefault((row["page"], row["claim"]), []).append(row)
     return found
 
 
-def rows() -> dict[tuple[str, str], Rows]:
-    """Return the table's rows by page and claim."""
-    return _rows(TABLE.stat().st_mtime_ns if TABLE.is_file() else 0)
-
-
 @cache
-def _rules(changed: int) -> dict[str, dict[str, Any]]:
+def _rules() -> dict[str, dict[str, Any]]:
     return rules(DOCS / "claims.yml")
 
 
@@ -56,7 +55,7 @@ def count(page: str, claim: str) -> str:
     if not found:
         return "Not replicated yet"
     held = sum(row["held"] == "True" for row in found)
-    rule = _rules((DOCS / "claims.yml").stat().st_mtime_ns).get(claim)
+    rule = _rules().get(claim)
     of_now = all(row["code"] == _code(page) for row in found)
     of_now = of_now and (rule is None or found[-1]["expected"] == in_words(rule))
     words = f"{held} of {len(found)} replication{'s' * (len(found) > 1)}"
@@ -70,7 +69,8 @@ def spread(page: str, claim: str, scale: float = 1) -> nodes.raw | nodes.Text:
     values = [value for value in values if math.isfinite(value)]
     if len(set(values)) < 2:
         return nodes.Text("")
-    bounds = [scale * bound for bound in _bounds(found[-1])]
+    bounds = re.findall(r"(?:above|below) (\S+)", found[-1]["expected"])
+    bounds = [scale * float(bound) for bound in bounds]
     low, high = min(values + bounds), max(values + bounds)
 
     def x(value: float) -> str:
@@ -84,10 +84,6 @@ def spread(page: str, claim: str, scale: float = 1) -> nodes.raw | nodes.Text:
         f'height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(lines + dots)}</svg>'
     )
     return nodes.raw("", f'<span class="spread">{svg} {label}</span>', format="html")
-
-
-def _bounds(row: dict[str, str]) -> list[float]:
-    return [float(bound) for bound in re.findall(r"(?:above|below) (\S+)", row["expected"])]
 
 
 class Replications(SphinxDirective):
@@ -110,48 +106,35 @@ class Replications(SphinxDirective):
 
     def pages(self, known: list[str]) -> nodes.table:
         """Return a table of pages: runs on each kind of data, claims, and how many failed."""
-        head = (
-            "Page",
-            "Claims",
-            "Runs on the sample",
-            "on the complete data",
-            "Claims that failed",
-        )
         body = []
         for page in known:
-            claims = {claim: found for (name, claim), found in rows().items() if name == page}
-            each = [data for _, _, data, *_ in {key_of(r) for f in claims.values() for r in f}]
-            failed = sum(any(r["held"] != "True" for r in found) for found in claims.values())
-            complete = each.count("complete") if uses_data(pages()[page]) else "uses none"
-            numbers = (len(claims) - 1, each.count("sample"), complete, failed)
+            claims = [found for (name, _), found in rows().items() if name == page]
+            data = [run[2] for run in {key_of(row) for found in claims for row in found}]
+            failed = sum(any(row["held"] != "True" for row in found) for found in claims)
+            complete = data.count("complete") if uses_data(pages()[page]) else "uses none"
+            numbers = (len(claims) - 1, data.count("sample"), complete, failed)
             body.append([self.link(page), *(nodes.Text(str(number)) for number in numbers)])
-        return table(head, (5, 1, 2, 2, 2), body, "replications")
+        return table(PAGES, (5, 1, 2, 2, 2), body, "replications")
 
     def machines(self) -> nodes.table:
         """Return a table of where the pages were run."""
         columns = ("processor", "float_path", "torch", "numpy", "python", "date")
-        runs = {
-            (tuple(row[name] for name in columns), key_of(row))
-            for found in rows().values()
-            for row in found
-        }
-        kinds = Counter(kind for kind, _ in runs)
+        runs = {key_of(row): row for found in rows().values() for row in found}
+        kinds = Counter(tuple(row[name] for name in columns) for row in runs.values())
         body = [[*map(nodes.Text, kind), nodes.Text(str(kinds[kind]))] for kind in sorted(kinds)]
-        head = ("Processor", "Instructions, threads", "PyTorch", "NumPy", "Python", "Date", "Runs")
-        return table(head, (3, 3, 1, 1, 1, 2, 1), body, "replications")
+        return table(MACHINES, (3, 3, 1, 1, 1, 2, 1), body, "replications")
 
     def claims(self, page: str) -> list[nodes.Node]:
         """Return a heading and a table of one page's claims."""
-        sources, body = rules(Path(self.env.srcdir, "claims.yml")), []
+        body = []
         for (name, claim), found in rows().items():
             if name == page and claim != FINISHED:
-                rule = sources.get(claim)
+                rule = _rules().get(claim)
                 words = f"{claim}, {rule['verdict']}: {rule['claim']}" if rule else claim
                 cells = [words, found[-1]["expected"].replace("-", "−"), count(page, claim)]
                 body.append([*map(nodes.Text, cells), spread(page, claim)])
         heading = nodes.rubric("", "", self.link(page))
-        head = ("Claim", "Expected", "Held in", "Values")
-        return [heading, table(head, (5, 2, 2, 2), body, "evidence")]
+        return [heading, table(CLAIMS, (5, 2, 2, 2), body, "evidence")]
 
     def link(self, page: str) -> nodes.Node:
         """Return a link to a page."""

@@ -10,24 +10,22 @@ from typing import Any
 import yaml
 
 from page_sources import provenance
+from scrapers import numbers
 
 VERDICTS = ("holds", "compatible", "holds with conditions", "no difference", "undecided", "wrong")
 
 
+def sources(claims_file: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``claims.yml`` says of each source."""
+    with claims_file.open(encoding="utf-8") as file:  # so that an error names it
+        found: dict[str, dict[str, Any]] = yaml.safe_load(file)
+    return found
+
+
 def rules(claims_file: Path) -> dict[str, dict[str, Any]]:
     """Return the entry of each claim of ``claims.yml``, by its name."""
-    sources = yaml.safe_load(claims_file.read_text(encoding="utf-8"))
-    return {name: rule for source in sources.values() for name, rule in source["claims"].items()}
-
-
-def numbers(finding: Any) -> tuple[float, float | None, float | None]:
-    """Return value, low and high of a finding: a number, or a row of a table of means."""
-    if not isinstance(finding, Mapping) and not hasattr(finding, "to_dict"):
-        return float(finding), None, None
-    row = dict(finding)
-    value = next(row[name] for name in ("value", "mean", "difference") if name in row)
-    low, high = (None if row.get(name) is None else float(row[name]) for name in ("low", "high"))
-    return float(value), low, high
+    every = sources(claims_file).values()
+    return {name: rule for source in every for name, rule in source["claims"].items()}
 
 
 def judge(finding: Any, rule: Mapping[str, Any]) -> bool | None:
@@ -52,10 +50,5 @@ def judge(finding: Any, rule: Mapping[str, Any]) -> bool | None:
 
 def in_words(rule: Mapping[str, Any]) -> str:
     """Say what a rule expects of the finding."""
-    words = {
-        "above": "above",
-        "below": "below",
-        "equal": "exactly",
-        "reported": "an interval around",
-    }
+    words = dict(above="above", below="below", equal="exactly", reported="an interval around")
     return " and ".join(f"{words[key]} {rule[key]}" for key in words if key in rule)
