@@ -5,6 +5,7 @@ environment, ``.nox/dev``: the session ``dev`` brings it up to date, and they re
 """
 
 import functools
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +19,8 @@ nox.options.sessions = ["lint", "types", "tests", "doctest", "docs"]
 
 DEV = Path(".nox/dev", "Scripts" if os.name == "nt" else "bin").absolute()
 HTML = Path("docs/_build/html")
-SPHINX = ("-m", "sphinx", "-nW", "--keep-going", "-d", "docs/_build/doctrees")
+SPHINX = ("-m", "sphinx", "-nW", "--keep-going", "-d")
+DOCTREES = "docs/_build/doctrees"
 
 in_dev = functools.partial(nox.session, requires=["dev"], venv_backend="none")
 
@@ -49,15 +51,44 @@ def borrow_packages(session: nox.Session) -> None:
 
 @nox.session
 def dev(session: nox.Session) -> None:
-    """Bring the shared environment up to date."""
-    install(session, "dev", "--editable", ".")
+    """Bring the shared environment up to date, if what it is made from changed."""
+    made_from = [Path(name) for name in ("constraints.txt", "noxfile.py", "pyproject.toml")]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in made_from)).hexdigest()
+    has = Path(session.virtualenv.location, "made-from")
+    if not has.is_file() or has.read_text() != wanted:
+        has.unlink(missing_ok=True)
+        install(session, "dev", "--editable", ".")
+        has.write_text(wanted)
 
 
 @in_dev()
 def docs(session: nox.Session) -> None:
     """Build the site, executing every page: docs/_build/html."""
-    python(session, *SPHINX, "-b", "html", *session.posargs, "docs", HTML)
+    python(session, *SPHINX, DOCTREES, "-b", "html", *session.posargs, "docs", HTML)
     session.log(f"Open {(HTML / 'index.html').absolute().as_uri()}")
+
+
+@in_dev()
+def page(session: nox.Session) -> None:
+    """Build one page alone, in seconds: ``-- keep_the_variance_level`` or ``-- how-to-choose``."""
+    name = " ".join(session.posargs)
+    is_script = Path("docs/gallery", f"{name}.py").is_file()
+    if not is_script and not Path("docs", f"{name}.md").is_file():
+        session.error(f"{name!r}: expected the name of a script in docs/gallery or a page in docs")
+    only = f"tutorials/{name}" if is_script else name
+    ignored = rf"(?<!\b{name}\.py)$" if is_script else ""
+    settings = {
+        "root_doc": only,
+        "include_patterns": f"{only}.*,glossary.md,references.md",
+        "sphinx_gallery_conf.ignore_pattern": ignored,
+        "autosummary_generate": 0,
+        "nitpicky": 0,
+        "suppress_warnings": "bibtex,myst,ref,reference,toc",  # links to what is left out
+    }
+    out = HTML.with_name("page")
+    flags = [word for key, value in settings.items() for word in ("-D", f"{key}={value}")]
+    python(session, "-m", "sphinx", "-q", "-d", out / "doctrees", *flags, "docs", out)
+    session.log(f"Open {(out / f'{only}.html').absolute().as_uri()}")
 
 
 @in_dev()
@@ -90,7 +121,8 @@ def doctest(session: nox.Session) -> None:
 def linkcheck(session: nox.Session) -> None:
     """Follow every link of the site, without executing its pages."""
     quick = ("-D", "plot_gallery=0", "-D", "nb_execution_mode=off")
-    python(session, *SPHINX, "-b", "linkcheck", *quick, "docs", "docs/_build/linkcheck")
+    out = HTML.with_name("linkcheck")
+    python(session, *SPHINX, out / "doctrees", "-b", "linkcheck", *quick, "docs", out)
 
 
 @in_dev()
@@ -114,7 +146,7 @@ def reproduce(session: nox.Session) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
         session.run("git", "clone", "--quiet", ".", root / name, external=True)
         with session.chdir(root / name):
-            python(session, *SPHINX, "-b", "html", "-q", "docs", HTML)
+            python(session, *SPHINX, DOCTREES, "-b", "html", "-q", "docs", HTML)
     # .buildinfo, Sphinx's note to itself, depends on the folder.
     excluded = ("--exclude=about.html", "--exclude=.buildinfo")
     session.run("diff", "-rq", *excluded, *sites, external=True)
