@@ -21,7 +21,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
-from page_sources import code_of, datasets_used, digest, hash_of, provenance
+from page_sources import code_of, digest, hash_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,13 @@ def start(app: Sphinx, config: Config) -> None:
 
 
 def find_inputs(app: Sphinx, config: Config) -> None:
-    """Keep what is made from the pages under a name, or a setting, that changes with its inputs."""
+    """Keep what is made of the MyST pages under names and settings that change with its inputs."""
     pages = [code_of(p) for p in sorted(app.srcdir.rglob("*.md")) if "_build" not in p.parts]
-    scripts = [code_of(path) for path in _scripts(config.sphinx_gallery_conf, app.srcdir)]
     cache = app.outdir.parent / "jupyter_cache" / digest("\n".join(pages))[:16]
     if cache.is_dir() and not _is_sealed(cache / "seal", cache.rglob("*")):
         shutil.rmtree(cache)
     config.nb_execution_cache_path = str(cache)
-    # A page says where its data come from; our own files decide how it looks.
-    data = {name for code in (*pages, *scripts) for name in datasets_used(code)}
-    ours = hash_of(Path(__file__).parent.glob("*.py"))
-    config.read_with = [ours, *(provenance(name).fingerprint for name in sorted(data))]
+    config.read_with = hash_of(Path(__file__).parent.glob("*.py"))
 
 
 def seal_notebook_cache(app: Sphinx, env: BuildEnvironment) -> None:
@@ -154,7 +150,7 @@ def _is_sealed(seal: Path, paths: Iterable[Path], *parts: str) -> bool:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks, around sphinx-gallery's and myst-nb's own."""
-    app.add_config_value("read_with", [], "env", list)
+    app.add_config_value("read_with", "", "env", str)
     app.connect("config-inited", start, priority=1)
     app.connect("config-inited", find_inputs, priority=2)
     app.connect("builder-inited", forget_stale_scripts, priority=400)
