@@ -16,12 +16,14 @@ models show it here: a residual network, an encoder-decoder, and a trained body 
 import copy
 import math
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torchvision
 from torch import nn
 
 from initguide import claim, initialize_, show
+from initguide.plotting import look
 
 # %%
 # A residual network
@@ -45,6 +47,7 @@ by_hand(torchvision.models.resnet18())
 # pattern that fits nothing is an error, so a misspelt name does not pass.
 
 model = torchvision.models.resnet18()
+built = {n: p.square().mean().sqrt().item() for n, p in model.named_parameters()}
 generator = torch.Generator().manual_seed(0)
 rules = {"fc": "lecun_normal"}
 done = initialize_(model, "he_normal", rules=rules, generator=generator)
@@ -52,6 +55,23 @@ table = done.frame()[["what", "fan_in", "rule", "wanted", "found", "why"]]
 show(table.iloc[[0, 1, 2, 3, -2, -1]].round(4).astype(object).fillna(""))
 
 filled = table[table["what"].str.startswith("weight")]
+fan = filled["fan_in"].astype(float)
+_, ax = plt.subplots()
+ax.loglog(
+    fan, [built[n] for n in filled.index], "x", color="#8c8c8c", label="as built"
+)
+ax.loglog(
+    fan, filled["found"], "o", color=look("he_normal").color, label="after the call"
+)
+line = fan.sort_values()
+ax.loglog(
+    line, (2 / line) ** 0.5, "--", color="#56B4E9", label="He: root of 2 / fan-in"
+)
+ax.set(title="Every convolution lies on He's line, the last layer a little below")
+ax.set(xlabel="fan-in of a matrix", ylabel="root mean square of its weights")
+ax.legend()
+plt.show()
+
 entries = done.frame().loc[filled.index, "shape"].map(math.prod)
 errors = (filled["found"] / filled["wanted"] - 1).abs() * (2 * entries) ** 0.5
 # 21 matrices: the largest of as many normal errors exceeds 5 once in 80,000 runs.
@@ -73,8 +93,8 @@ claim("Nothing but normalization is left alone", len(left - norms), equal=0)
 # layers are copies of one layer: until someone draws again, they start equal.
 
 d = 128
-built = nn.Transformer(d, 4, 2, 2, 256, batch_first=True)
-packed = built.encoder.layers[0].self_attn.in_proj_weight
+transformer = nn.Transformer(d, 4, 2, 2, 256, batch_first=True)
+packed = transformer.encoder.layers[0].self_attn.in_proj_weight
 torch.manual_seed(0)
 whole = nn.init.xavier_normal_(torch.empty_like(packed))
 alone = torch.cat([nn.init.xavier_normal_(torch.empty(d, d)) for _ in range(3)])
@@ -90,7 +110,7 @@ claim(
     below=0.02,
 )
 
-model = copy.deepcopy(built)
+model = copy.deepcopy(transformer)
 cloned = nn.TransformerEncoder(
     nn.TransformerEncoderLayer(d, 4, 256), 2, enable_nested_tensor=False
 )
@@ -171,7 +191,7 @@ names = [
 ]
 names += ["vit_b_16", "swin_t"]
 models = {name: torchvision.models.get_model(name, weights=None) for name in names}
-models["nn.Transformer"] = built
+models["nn.Transformer"] = transformer
 models["LSTM with embedding"] = nn.Sequential(
     nn.Embedding(500, 64), nn.LSTM(64, 128)
 )
