@@ -180,6 +180,7 @@ def identity_(w: Tensor, gain: float = 1.0, *, generator: torch.Generator | None
     Examples
     --------
     >>> import torch
+    >>> from initguide import recurrent_
     >>> rnn = recurrent_(torch.nn.RNN(3, 4, nonlinearity="relu"), identity_)
     >>> torch.equal(rnn.weight_hh_l0, torch.eye(4))
     True
