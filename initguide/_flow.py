@@ -60,7 +60,7 @@ def follow(model: nn.Module, layers: Mapping[str, nn.Module], batch: object) -> 
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         def fresh(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
+            if not (tensor.is_floating_point() or tensor.is_complex()):
                 return tensor
             leaf = tensor.detach().requires_grad_()
             leaves.append(leaf)
@@ -69,10 +69,11 @@ def follow(model: nn.Module, layers: Mapping[str, nn.Module], batch: object) -> 
 
         return _replaced(output, fresh)
 
-    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in names]
-    handles += [m.register_forward_hook(after) for m in names]
     fast = torch.backends.mha.get_fastpath_enabled()
+    # What `unchanged` puts back must not hold the hooks, so they come after it.
     with unchanged(model, batch), torch.inference_mode(False), torch.enable_grad():
+        handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in names]
+        handles += [m.register_forward_hook(after) for m in names]
         try:
             torch.backends.mha.set_fastpath_enabled(False)  # it calls no sublayer
             for m in model.modules():

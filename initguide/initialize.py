@@ -228,11 +228,10 @@ def _flow(model: nn.Module, layers: Mapping[str, nn.Module], batch: Any) -> Flow
 
     if not (walk(model) and chain):
         return None
-    order = tuple(dict.fromkeys(chain))
-    sources = dict(
-        zip(chain, [frozenset(), *map(frozenset, zip(chain, strict=False))], strict=False)
-    )
-    return Flow(order, sources, frozenset({chain[-1]}), frozenset())
+    sources: dict[str, frozenset[str]] = {}
+    for before, name in zip([None, *chain], chain, strict=False):
+        sources[name] = sources.get(name, frozenset()) | ({before} if before else frozenset())
+    return Flow(tuple(sources), sources, frozenset({chain[-1]}), frozenset())
 
 
 def _readouts(

@@ -520,3 +520,33 @@ def test_depthwise_weights_filled_at_once_have_the_size_of_each():
         row = initialize_(layer, scheme, generator=generator()).frame().loc["weight"]
         assert (row["matrices"], row["fan_in"]) == (512, 9)
         assert_size(layer.weight, row["wanted"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_looking_for_the_readout_leaves_no_trace(fails):
+    class Body(nn.Linear):
+        def forward(self, x):
+            if fails:
+                raise ArithmeticError("no more")
+            return super().forward(x)
+
+    model = nn.Sequential(Body(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2)).train()
+    before, batch = state(model), torch.randn(5, 4)
+    given = batch.clone()
+    try:
+        initialize_(model, "he_normal", rules={"*": None}, batch=batch)
+    except ArithmeticError:
+        assert fails
+    assert unchanged(model, before) and torch.equal(batch, given)
+    for module in model.modules():
+        assert module.training
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            assert not getattr(module, hooks)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+def test_complex_layers_are_told_apart_too():
+    model = TwoHeads().to(torch.complex64)
+    model.forward = lambda x: model.critic(model.middle(model.body(x)))
+    batch = torch.randn(5, 4, dtype=torch.complex64)
+    assert initialize_(model, ZEROS, batch=batch, generator=generator()).readouts == ("critic",)
