@@ -15,7 +15,7 @@ from initguide import initializers as init
 from initguide._flow import Flow, follow
 from initguide.gains import gain
 from initguide.initialization import Initialization, Row, wanted_size, words
-from initguide.layers import LAYERS, Fans, fans
+from initguide.layers import LAYERS, Fans, fans, is_adapter
 from initguide.parameters import (
     Parameter,
     Splits,
@@ -282,7 +282,8 @@ def _plan(
         norm = p.kind == "norm"
         why = "normalization starts at 1 and 0" if norm else "no known layer: rules= or splits="
         return _Plan(why=why)
-    if not named and p.kind == "weight" and _is_adapter(p, known):
+    partly = not p.frozen and any(q.frozen for q in known)
+    if not named and p.kind == "weight" and is_adapter(p.name, p.value(), partly_frozen=partly):
         return _Plan(why="a low-rank adapter, whose zeros leave the model as it is")
     if scheme.as_stored and not isinstance(p.module, LAYERS):
         return _Plan(why=_BUILT)
@@ -301,12 +302,6 @@ def _embedding(p: Parameter, scheme: Scheme, readout: bool, others: set[str]) ->
             "would make all embeddings alike. Untie them, or take a scheme without that."
         )
     return _Plan(partial(init.normal_, std=p.shape[-1] ** -0.5))
-
-
-def _is_adapter(p: Parameter, known: list[Parameter]) -> bool:
-    if "lora" in p.name.lower():
-        return True
-    return not p.frozen and any(q.frozen for q in known) and not p.value().any()
 
 
 def _fill(

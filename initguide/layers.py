@@ -7,6 +7,7 @@ the other way round: `fans` and `weight_views` know.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -176,6 +177,12 @@ def check_memory(tensors: Iterable[tuple[str, Tensor]]) -> None:
                 "through a lazy model; call model.to_empty(device='cpu') on a meta one and "
                 "initialize it."
             )
+
+
+def is_adapter(name: str, weight: Tensor, *, partly_frozen: bool) -> bool:
+    """Whether a weight adapts a trained model: its zeros leave that as it is at first."""
+    named = re.search(r"(^|[._])lora", name.lower()) is not None
+    return named or (partly_frozen and not bool(weight.any()))
 
 
 def arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

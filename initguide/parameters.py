@@ -8,9 +8,9 @@ experts), lie in memory the other way round, or be computed from other tensors (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Parameter:
     module: nn.Module
     stored: dict[str, Tensor]
     splits: tuple[int, ...] = ()
-    tied: tuple[str, ...] = field(default=())
+    tied: tuple[str, ...] = ()
 
     @property
     def attribute(self) -> str:
@@ -184,51 +184,59 @@ def parameters(model: nn.Module, *, splits: Splits | None = None) -> list[Parame
         If a parameter has no memory, is a piece of a flat one, or a glob of ``splits`` meets none.
     """
     check_memory([*model.named_parameters(), *model.named_buffers()])
-    found: dict[tuple[int, ...], Parameter] = {}
-    names: dict[tuple[int, ...], list[str]] = {}
-    used = set()
+    places: dict[tuple[int, ...], list[_Place]] = {}
     for layer, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue
         tensors = list(_tensors(layer, module))
         for name, stored in sorted(tensors, key=lambda t: "bias" in t[0].rpartition(".")[2]):
             key = tuple(map(id, stored.values()))
-            names.setdefault(key, []).append(name)
-            told = [glob for glob in splits or {} if fnmatchcase(name, glob)]
-            used.update(told)
-            kind, what = _describe(layer, module, name, stored, bool(told))
-            count = (splits or {})[told[-1]] if told else ()
-            known = found.get(key)
-            # A tied embedding is an embedding, whichever comes first.
-            if known is None or (kind == "embedding" and known.kind != "embedding"):
-                found[key] = Parameter(
-                    known.name if known and not told else name,
-                    kind,
-                    what,
-                    known.layer if known else layer,
-                    known.module if known else module,
-                    stored if known is None else known.stored,
-                    (count,) if isinstance(count, int) else tuple(count),
-                )
-    unmet = set(splits or {}) - used
-    if unmet:
-        raise unknown("splits", unmet.pop(), [n for each in names.values() for n in each])
-    return [
-        Parameter(**{**vars(p), "tied": tuple(n for n in names[key] if n != p.name)})
-        for key, p in found.items()
-    ]
+            places.setdefault(key, []).append(_Place(name, layer, module, stored))
+    names = [place.name for same in places.values() for place in same]
+    for glob in splits or {}:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise unknown("splits", glob, names)
+    return [_parameter(same, splits or {}) for same in places.values()]
+
+
+class _Place(NamedTuple):
+    """Where a tensor is found; a tied one is in several."""
+
+    name: str
+    layer: str
+    module: nn.Module
+    stored: dict[str, Tensor]
+
+
+def _parameter(places: list[_Place], splits: Splits) -> Parameter:
+    name, layer, module, stored = places[0]
+    others = tuple(place.name for place in places[1:])
+    told = [n for glob, n in splits.items() if any(fnmatchcase(p.name, glob) for p in places)]
+    # A tied embedding is an embedding, whichever comes first.
+    main = next((p for p in places if isinstance(p.module, _EMBEDDINGS)), places[0])
+    kind, what = _describe(main.module, main.name, stored, bool(told))
+    count = told[-1] if told else ()
+    blocks = (count,) if isinstance(count, int) else tuple(count)
+    return Parameter(name, kind, what, layer, module, stored, blocks, others)
 
 
 def write(values: Sequence[tuple[Parameter, Tensor]]) -> None:
     """Make a model compute with all the values, or on an error with none."""
     state = [t for p, _ in values for t in (*p.stored.values(), *p.module.buffers())]
     kept = [(t, t.detach().clone()) for t in state]  # buffers: spectral_norm moves its own
+    computed = [  # by hooks, and held until the next forward pass
+        (vars(p.module), p.attribute, vars(p.module)[p.attribute])
+        for p, _ in values
+        if p.attribute in vars(p.module)
+    ]
     try:
         for p, value in values:
             p.set(value)
     except BaseException:  # an interrupt too
         for tensor, value in kept:
             tensor.detach().copy_(value)
+        for held, name, value in computed:
+            held[name] = value
         raise
 
 
@@ -307,7 +315,7 @@ def _hook(module: nn.Module, attribute: str) -> Any:
 
 
 def _describe(
-    layer: str, module: nn.Module, name: str, stored: dict[str, Tensor], told: bool
+    module: nn.Module, name: str, stored: dict[str, Tensor], told: bool
 ) -> tuple[Kind, str]:
     attribute, owner = name.rpartition(".")[2], type(module).__name__
     dims = max(p.ndim for p in stored.values())
@@ -327,16 +335,17 @@ def _describe(
         return kind, f"{kind} of {owner}{packed}"
     if isinstance(module, (*LAYERS, nn.Bilinear)) or _is_conv1d(module):
         if attribute == "weight":
-            if dims < 2 and not isinstance(stored[next(iter(stored))], nn.UninitializedParameter):
+            if dims < 2:
+                shapes = [tuple(p.shape) for p in stored.values()]
                 raise ValueError(
-                    f"{name!r} has shape {tuple(stored[next(iter(stored))].shape)}, a piece of a "
-                    "sharded weight: initialize before you wrap the model, or use fully_shard."
+                    f"{name!r} has shape {shapes[0]}, a piece of a sharded weight: initialize "
+                    "before you wrap the model, or use fully_shard."
                 )
             return "weight", f"weight of {owner}"
         if attribute == "bias":
             return "bias", f"bias of {owner}"
     if told or (_is_experts(module) and dims == 3):
-        return "weight", f"weight of {owner or layer}"
+        return "weight", f"weight of {owner}"
     return "other", f"{'matrix' if dims > 1 else 'vector'} of {owner}"
 
 

@@ -550,3 +550,30 @@ def test_complex_layers_are_told_apart_too():
     model.forward = lambda x: model.critic(model.middle(model.body(x)))
     batch = torch.randn(5, 4, dtype=torch.complex64)
     assert initialize_(model, ZEROS, batch=batch, generator=generator()).readouts == ("critic",)
+
+
+def test_splits_find_a_tied_weight_by_any_of_its_names():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.qkv = nn.Linear(60, 180), nn.Linear(60, 180)
+            self.qkv.weight = self.first.weight
+
+    done = initialize_(Tied(), "xavier_normal", splits={"qkv.weight": 3}).frame()
+    assert done.loc["first.weight", ["matrices", "fan_out"]].tolist() == [3, 60]
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_a_computed_weight_is_what_it_was_after_a_failure_behind_it():
+    model = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(4, 4)), parametrizations.spectral_norm(nn.Linear(4, 4))
+    )
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match="SpectralNorm"):
+        initialize_(model, "he_normal")
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_name_that_only_contains_lora_is_no_adapter():
+    model = nn.ModuleDict({"explorator": nn.Linear(4, 3)})
+    assert initialize_(model, "ones").left_alone == ()
