@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from initguide._outputs import Axes, moments, tensors
 from initguide._unchanged import copies
-from initguide.layers import LAYERS, check_memory, weight_views
+from initguide.layers import LAYERS, check_memory, is_adapter, weight_views
 from initguide.orthogonal import orthogonal_
 
 Layer: TypeAlias = nn.Linear | nn.modules.conv._ConvNd
@@ -88,7 +88,7 @@ def layers_of(model: nn.Module, frozen: bool) -> dict[nn.Module, str]:
 
 def _is_fixed(name: str, weight: nn.Parameter) -> bool:
     """Tell, in a model that is partly frozen, what is frozen and what adapts it."""
-    return not weight.requires_grad or "lora" in name.lower() or not weight.any()
+    return not weight.requires_grad or is_adapter(name, weight, partly_frozen=True)
 
 
 @contextmanager

@@ -283,7 +283,7 @@ def _plan(
         why = "normalization starts at 1 and 0" if norm else "no known layer: rules= or splits="
         return _Plan(why=why)
     partly = not p.frozen and any(q.frozen for q in known)
-    if not named and p.kind == "weight" and is_adapter(p.name, p.value(), partly_frozen=partly):
+    if not named and p.kind == "weight" and is_adapter(p.name, p.current(), partly_frozen=partly):
         return _Plan(why="a low-rank adapter, whose zeros leave the model as it is")
     if scheme.as_stored and not isinstance(p.module, LAYERS):
         return _Plan(why=_BUILT)

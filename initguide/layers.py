@@ -182,7 +182,10 @@ def check_memory(tensors: Iterable[tuple[str, Tensor]]) -> None:
 def is_adapter(name: str, weight: Tensor, *, partly_frozen: bool) -> bool:
     """Whether a weight adapts a trained model: its zeros leave that as it is at first."""
     named = re.search(r"(^|[._])lora", name.lower()) is not None
-    return named or (partly_frozen and not bool(weight.any()))
+    if named or not partly_frozen:
+        return named
+    size: Any = weight.detach().abs().sum()
+    return not bool(size.full_tensor() if hasattr(size, "full_tensor") else size)
 
 
 def arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

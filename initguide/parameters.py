@@ -68,7 +68,7 @@ class Parameter:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor; of a sharded one, the whole."""
-        return tuple(self._current().shape)
+        return tuple(self.current().shape)
 
     @property
     def frozen(self) -> bool:
@@ -77,13 +77,14 @@ class Parameter:
 
     def value(self) -> Tensor:
         """Return a copy of what the model computes with; of a sharded tensor, the whole."""
-        value = self._current()
+        value = self.current()
         if _is_sharded(value):
             return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
         return value.clone(memory_format=torch.contiguous_format)
 
     @torch.no_grad()
-    def _current(self) -> Tensor:
+    def current(self) -> Tensor:
+        """Return what the model computes with, sharded if it is."""
         modes = {m: m.training for m in self.module.modules()}
         try:
             for m in modes:
